@@ -1,0 +1,113 @@
+"""Checkpoints: every tensor in a safetensors file, everything else in JSON, and no pickle.
+
+A checkpoint is a folder that exists whole or not at all: it is written under a temporary name,
+fsynced, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .errors import CheckpointError
+
+__all__ = ["latest", "load", "save"]
+
+TENSORS, TREE = "tensors.safetensors", "state.json"
+
+
+def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
+    """Write ``state`` (tensors and plain values, nested at will) to directory/name, atomically.
+
+    Raises:
+        CheckpointError: it can't be written; nothing is left behind and nothing was changed.
+    """
+    target = directory / name
+    temporary = directory / f".{name}.{os.getpid()}.tmp"
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _flatten(state, "", tensors)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / TENSORS)
+        (temporary / TREE).write_text(json.dumps(tree))
+        for path in (temporary / TENSORS, temporary / TREE, temporary):
+            _fsync(path)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _fsync(directory)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"can't write checkpoint {target}: {error}; earlier checkpoints are intact"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What ``save`` was given, with its tensors on ``device``.
+
+    Raises:
+        CheckpointError: it's missing or damaged; the message names the file.
+    """
+    try:
+        tree = json.loads((path / TREE).read_text())
+        tensors = load_file(path / TENSORS, device=str(device))
+        state: dict[str, Any] = _unflatten(tree, tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"can't read checkpoint {path}: {error}") from error
+    return state
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest complete checkpoint in ``directory``, or None."""
+    return max((p for p in directory.glob("[0-9]*") if (p / TREE).is_file()), default=None)
+
+
+def _flatten(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for ``value``, whose tensors move to ``tensors`` under their path."""
+    match value:
+        case torch.Tensor():
+            # a clone, because safetensors refuses tensors that share memory
+            tensors[key] = value.detach().cpu().contiguous().clone()
+            return {"$tensor": key}
+        case Mapping():
+            pairs = [[k, _flatten(v, f"{key}/{k}", tensors)] for k, v in value.items()]
+            return {"$dict": pairs}
+        case tuple():
+            return {"$tuple": [_flatten(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]}
+        case list():
+            return [_flatten(v, f"{key}/{i}", tensors) for i, v in enumerate(value)]
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"state holds a {type(value).__name__} at {key!r}: use tensors, numbers, text")
+
+
+def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    match tree:
+        case {"$tensor": key}:
+            return tensors[key]
+        case {"$dict": pairs}:
+            return {k: _unflatten(v, tensors) for k, v in pairs}
+        case {"$tuple": items}:
+            return tuple(_unflatten(v, tensors) for v in items)
+        case list():
+            return [_unflatten(v, tensors) for v in tree]
+    return tree
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,298 @@
+"""The ``ganforge`` command line. It is composed: plugins add commands through a hook.
+
+Nothing heavy is imported before a command needs it, so ``ganforge --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from .errors import ConfigError, GanforgeError
+from .plugins import Plugins
+
+if TYPE_CHECKING:
+    from .run import Run
+
+__all__ = ["app", "main"]
+
+console = Console()
+errors = Console(stderr=True)
+say = partial(console.print, highlight=False, soft_wrap=True)
+
+app = typer.Typer(
+    name="ganforge",
+    help="Train GANs as plugins, export them to ONNX, serve them on Triton.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options come before the command."""
+
+
+@app.command(epilog="Example: ganforge train dcgan --data digits --run runs/first --kimg 60")
+def train(
+    variant: Annotated[
+        str | None, typer.Argument(help="A variant; see 'ganforge plugins'. Not with --resume.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, created.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, folder:PATH, mnist, …")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Budget in 10³ real images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and noise.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings, as 'ganforge config' prints.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeat.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")] = False,
+) -> None:
+    """Train a variant, or go on with a run. Ctrl-C saves a checkpoint and stops."""
+    settings = _settings(config, set_ or [], {"kimg": kimg, "seed": seed})
+    if run is None:
+        raise click.UsageError("say where: --run runs/NAME")
+    if resume:
+        _resume(run, variant, data, settings)
+    elif variant is None or data is None:
+        raise click.UsageError("say what: ganforge train VARIANT --data NAME --run runs/NAME")
+    else:
+        _start(run, variant, data, settings)
+
+
+def _start(path: Path, variant: str, data: str, settings: dict[str, Any]) -> None:
+    from .workflow import start_run
+
+    plugins = Plugins()
+    run, images = start_run(path, plugins.variant(variant), data, settings, plugins)
+    say(
+        f"{run.variant.name} on {data}: {len(images):,} images of {images.resolution_px}×"
+        f"{images.resolution_px}×{images.channels} px, {run.config.kimg:g} kimg, in {path}",
+    )
+    _train(run, images, plugins)
+
+
+def _resume(path: Path, variant: str | None, data: str | None, settings: dict[str, Any]) -> None:
+    from .workflow import open_images, open_run
+
+    plugins = Plugins()
+    allowed = {"kimg", "keep_checkpoints"}
+    if settings.keys() - allowed:
+        raise ConfigError(
+            f"a resumed run keeps its settings; only {', '.join(sorted(allowed))} can change, not "
+            + ", ".join(sorted(settings.keys() - allowed))
+        )
+    run = open_run(path, plugins, settings)
+    if variant not in (None, run.variant.name) or data not in (None, run.data):
+        raise ConfigError(f"{path} trains {run.variant.name} on {run.data}")
+    _train(run, open_images(run, plugins), plugins)
+
+
+def _train(run: Run, images: Any, plugins: Plugins) -> None:
+    from .loop import Interrupted
+    from .progress import training_progress
+    from .workflow import train as train_run
+
+    try:
+        with training_progress(console, run.config.kimg) as progress:
+            path = train_run(run, images, plugins, progress)
+    except Interrupted as stop:
+        say(f"{stop}\nGo on with: ganforge train --run {run.path} --resume")
+        raise typer.Exit(130) from stop
+    say(f"checkpoint {path}\nsamples    {run.samples}")
+    say(f"Next: ganforge evaluate {run.path}")
+
+
+@app.command(epilog="Example: ganforge export runs/first --model digits_dcgan")
+def export(
+    run: RunPath,
+    model: Annotated[str | None, typer.Option(help="Name to serve under: [a-z0-9_]+.")] = None,
+) -> None:
+    """Export a run's newest checkpoint to ONNX, and prove that its pixels are the same."""
+    from .workflow import export_run, open_run
+
+    plugins = Plugins()
+    opened = open_run(run, plugins)
+    card = export_run(opened, plugins, model)
+    say(
+        f"{opened.export / 'model.onnx'}\n"
+        f"parity: at most {card.parity_levels} of 255 levels between torch and onnxruntime\n"
+        f"Next: ganforge publish {run} --model {card.model}",
+    )
+
+
+@app.command(epilog="Example: ganforge evaluate runs/first --metrics fid,kid --json")
+def evaluate(
+    run: RunPath,
+    data: Annotated[
+        str | None, typer.Option(help="Reference set; the run's own by default.")
+    ] = None,
+    metrics: Annotated[str, typer.Option(help="Comma-separated.")] = "fid,kid",
+    extractor: Annotated[
+        str | None, typer.Option(help="Feature extractor; the data's own by default.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Generated images; as many as real ones by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Score the exported graph of a run; the scores go into its card, with their provenance."""
+    from .workflow import evaluate_run, open_run
+
+    plugins = Plugins()
+    scores = evaluate_run(
+        open_run(run, plugins),
+        plugins,
+        metrics=metrics.split(","),
+        extractor=extractor,
+        data=data,
+        samples=samples,
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps([score.model_dump() for score in scores]))
+        return
+    table = Table("metric", "value", "extractor", "reference", "samples")
+    for score in scores:
+        how = score.provenance
+        table.add_row(
+            score.metric, f"{score.value:.4g}", how.extractor, how.reference, str(how.samples)
+        )
+    say(table)
+
+
+@app.command(epilog="Example: ganforge config dcgan > my.yaml")
+def config(variant: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+    """Print a variant's settings as YAML, each with its meaning: edit it, then train --config."""
+    for name, field in Plugins().variant(variant).config.model_fields.items():
+        if name in ("channels", "classes"):
+            continue
+        typer.echo(f"# {' '.join((field.description or '').split())}")
+        default = field.get_default(call_default_factory=True)
+        value = list(default) if isinstance(default, tuple) else default
+        typer.echo(yaml.safe_dump({name: value}, default_flow_style=False).strip())
+
+
+@app.command(epilog="Example: ganforge plugins --json")
+def plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if one failed.")] = False,
+) -> None:
+    """List plugins, what they provide, and what went wrong with which."""
+    from dataclasses import asdict
+
+    found = Plugins()
+    provided = {
+        "variants": list(found.variants),
+        "datasets": list(found.datasets),
+        "metrics": list(found.metrics),
+        "feature_extractors": list(found.feature_extractors),
+    }
+    if as_json:
+        document = {
+            "plugins": [asdict(info) for info in found.loaded],
+            "failures": [asdict(failure) for failure in found.failures],
+            **provided,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        table = Table("plugin", "distribution", "version", "state")
+        for info in found.loaded:
+            table.add_row(info.name, info.distribution, info.version, "[green]loaded")
+        for failure in found.failures:
+            state = f"[red]failed at {failure.stage}: {failure.error}"
+            table.add_row(failure.name, failure.distribution, failure.version, state)
+        say(table)
+        for kind, names in provided.items():
+            say(f"{kind.replace('_', ' ')}: {', '.join(names)}")
+    if strict and found.failures:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: ganforge check dcgan")
+def check(variant: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+    """Run the conformance kit on a variant: state, resume, export, serving, and its paper."""
+    from .testing import checks, run_checks
+
+    found = Plugins()
+    chosen = found.variant(variant)
+    failed = 0
+    for result in run_checks(chosen, checks(chosen, found)):
+        failed += result.error is not None
+        mark = "[red]fail[/]" if result.error else "[green]pass[/]"
+        say(f"{mark} {result.name}")
+        if result.error:
+            say(f"     {result.error}", highlight=False, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: ganforge new my_gan && pip install -e my_gan")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the variant: [a-z][a-z0-9_]*.")],
+    into: Annotated[Path, typer.Option("--into", help="Where to put the project.")] = Path(),
+) -> None:
+    """Write a plugin project of your own, ready to install, train and serve."""
+    from .scaffold import scaffold
+
+    project = scaffold(name, into)
+    say(
+        f"wrote {project}\n"
+        f"Next: pip install -e {project} && ganforge check {name} && "
+        f"ganforge train {name} --data digits --run runs/{name}",
+    )
+
+
+def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dict[str, Any]:
+    """Settings from a YAML file, then KEY=VALUE pairs, then options of their own."""
+    settings: dict[str, Any] = {}
+    if file:
+        try:
+            settings = yaml.safe_load(file.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"can't read {file}: {error}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{file} holds no 'key: value' lines")
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set takes KEY=VALUE, not {pair!r}")
+        settings[key] = yaml.safe_load(value)
+    return settings | {key: value for key, value in named.items() if value is not None}
+
+
+def main() -> None:
+    """Entry point: exit 2 for wrong usage, 1 for a failure, with one line that says why."""
+    Plugins().add_commands(app)
+    try:
+        app()
+    except GanforgeError as error:
+        if "--debug" in sys.argv:
+            raise
+        errors.print("[red]error:[/] ", end="")
+        errors.print(
+            "\n".join([str(error), *getattr(error, "__notes__", [])]), markup=False, highlight=False
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Training images in memory or mapped from disk, and the order in which they are seen.
+
+The order is a function of (seed, position) alone, so that a resumed run continues with the
+very batch that would have come next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .card import DataSource
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from .plugins import Plugins
+
+__all__ = ["Batch", "Dataset", "Images", "batches", "fingerprint", "open_data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a trainer's step takes."""
+
+    real: Tensor
+    """Float32 [N, C, H, W] in [-1, 1]."""
+    label: Tensor | None = None
+    """Class index, int64 [N]."""
+    source: Tensor | None = None
+    """Image-to-image input, float32 [N, C, h, w] in [-1, 1]."""
+    text: Tensor | None = None
+    """Sentence embedding, float32 [N, dim]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        if self.real.device == device:
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        real = self.real.to(device, non_blocking=True)
+        return Batch(real, move(self.label), move(self.source), move(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A training set: pixels uint8 [N, C, H, W] (an array or a memory map) and its labels."""
+
+    pixels: NDArray[np.uint8]
+    source: DataSource
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def channels(self) -> int:
+        """1 grey, 3 RGB."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def resolution_px(self) -> int:
+        """Side of the square images."""
+        return int(self.pixels.shape[2])
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Those images, scaled to [-1, 1], on the CPU."""
+        real = torch.from_numpy(self.pixels[indices]).float().div_(127.5).sub_(1.0)
+        label = None if self.labels is None else torch.from_numpy(self.labels[indices])
+        return Batch(real, label)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A training set that can be opened by name."""
+
+    name: str
+    """As in ``--data NAME`` or ``--data NAME:ARGUMENT``."""
+    summary: str
+    """One line for listings."""
+    open: Callable[[str, int | None], Images]
+    """(argument after the colon or "", side in px or None for the set's own) -> images."""
+    extractor: str = "pixels"
+    """Feature extractor that scores on this set use unless told otherwise."""
+
+
+def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[Dataset, Images]:
+    """Open ``NAME`` or ``NAME:ARGUMENT``.
+
+    Raises:
+        PluginError: no dataset has that name.
+        DataError: it can't be read.
+    """
+    name, _, argument = spec.partition(":")
+    dataset = plugins.pick("dataset", name, plugins.datasets)
+    return dataset, dataset.open(argument, resolution_px)
+
+
+def batches(
+    images: Images, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Endless batches from position ``start`` on (images seen by all ranks so far).
+
+    Every epoch is a new permutation, a function of (seed, epoch). The ragged rest of an epoch
+    is dropped; each rank gets its own ``batch_size`` images of every step.
+
+    Raises:
+        DataError: the set is smaller than one step of all ranks.
+    """
+    step_size = batch_size * world
+    per_epoch = len(images) // step_size
+    if per_epoch == 0:
+        raise DataError(
+            f"{images.source.name} has {len(images)} images, fewer than the batch of {step_size}: "
+            "set a smaller batch_size"
+        )
+    step = start // step_size
+    while True:
+        epoch, first = divmod(step, per_epoch)
+        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(images))
+        for position in range(first, per_epoch):
+            begin = position * step_size + rank * batch_size
+            yield images.batch(order[begin : begin + batch_size])
+        step = (epoch + 1) * per_epoch
+
+
+def fingerprint(pixels: NDArray[np.uint8], labels: NDArray[Any] | None) -> str:
+    """sha256 over shape, pixels and labels."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+    return digest.hexdigest()

@@ -1,0 +1,225 @@
+"""Every error that ganforge raises on purpose.
+
+.. code-block:: text
+
+    GanforgeError                     catch this for anything below
+    ├── ConfigError                   a setting, a file or a command line that can't be used
+    ├── PluginError                   a plugin failed to load, or what it provides isn't there
+    ├── DataError                     a dataset is missing, or holds something that isn't an image
+    ├── TrainingDiverged              a loss or a gradient stopped being finite
+    ├── CheckpointError               a checkpoint can't be written or read
+    ├── ExportError                   a generator can't be exported, or differs once exported
+    ├── PublishError                  a repository refuses a version; it stays as it was
+    ├── TritonError                   the local Triton can't be installed or started
+    └── ServiceError                  a request failed; the rows below are the wire's one table
+        ├── BadRequest                400  INVALID_ARGUMENT    the body can't be parsed
+        ├── InvalidRequest            422  INVALID_ARGUMENT    a field is missing or out of range
+        ├── ModelNotFound             404  NOT_FOUND           no such model or version
+        ├── RouteNotFound             404  UNIMPLEMENTED       no such route or method
+        ├── NotAcceptable             406  INVALID_ARGUMENT    the answer can't have that media type
+        ├── PayloadTooLarge           413  RESOURCE_EXHAUSTED  the body is larger than the limit
+        ├── QueueFull                 429  RESOURCE_EXHAUSTED  too many requests wait; try later
+        ├── InternalError             500  INTERNAL            a defect of the server or the model
+        ├── NotSupported              501  UNIMPLEMENTED       the model has no such capability
+        ├── Unavailable               503  UNAVAILABLE         the model is down or being healed
+        ├── DeadlineExceeded          504  DEADLINE_EXCEEDED   no answer within the deadline
+        └── ConnectionFailed          the server can't be reached (raised by the client alone)
+
+The SDK raises the same classes over every transport, so ``except QueueFull`` means the same
+thing in process, over HTTP and on Triton.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "SERVICE_ERRORS",
+    "BadRequest",
+    "CheckpointError",
+    "ConfigError",
+    "ConnectionFailed",
+    "DataError",
+    "DeadlineExceeded",
+    "ExportError",
+    "GanforgeError",
+    "InternalError",
+    "InvalidRequest",
+    "ModelNotFound",
+    "NotAcceptable",
+    "NotSupported",
+    "PayloadTooLarge",
+    "PluginError",
+    "PublishError",
+    "QueueFull",
+    "RouteNotFound",
+    "ServiceError",
+    "TrainingDiverged",
+    "TritonError",
+    "Unavailable",
+]
+
+
+class GanforgeError(Exception):
+    """Base of every error that ganforge raises on purpose."""
+
+
+class ConfigError(GanforgeError):
+    """A setting, a file or a command line can't be used; the message says what would be."""
+
+
+class PluginError(GanforgeError):
+    """A plugin failed to load, or a variant, dataset or metric isn't provided by any plugin."""
+
+
+class DataError(GanforgeError):
+    """A dataset is missing, empty, or holds something that isn't an image."""
+
+
+class TrainingDiverged(GanforgeError):
+    """A loss, penalty or gradient norm stopped being finite; nothing was saved after it."""
+
+    def __init__(self, step: int, term: str, value: float) -> None:
+        super().__init__(f"{term} became {value} at step {step}")
+        self.step = step
+        self.term = term
+
+
+class CheckpointError(GanforgeError):
+    """A checkpoint can't be written or read; earlier checkpoints are intact."""
+
+
+class ExportError(GanforgeError):
+    """A generator can't be exported to ONNX, or gives other pixels once exported."""
+
+
+class PublishError(GanforgeError):
+    """A model repository refuses a version; what was published before still serves."""
+
+
+class TritonError(GanforgeError):
+    """The local Triton can't be installed, started or reached."""
+
+
+class ServiceError(GanforgeError):
+    """A request failed. The class attributes are the one table for HTTP, gRPC and the SDK."""
+
+    code: ClassVar[str] = "error"
+    """Stable machine-readable name, the same on every transport."""
+    status: ClassVar[int] = 500
+    """HTTP status."""
+    grpc: ClassVar[str] = "UNKNOWN"
+    """gRPC status code name."""
+    kind: ClassVar[str] = "server_error"
+    """``error.type`` as OpenAI's clients read it."""
+    title: ClassVar[str] = "Error"
+    """RFC 9457 title: the same for every occurrence."""
+    retryable: ClassVar[bool] = False
+    """Whether the same request may succeed later."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        """The request field at fault, where there is one."""
+        self.retry_after_s = retry_after_s
+        """Seconds after which a retry makes sense, where it does."""
+        self.request_id = request_id
+        """The server's id of the request, to be quoted in a report."""
+
+
+class BadRequest(ServiceError):
+    """The body isn't what the route reads, for instance truncated JSON."""
+
+    code, status, grpc = "bad_request", 400, "INVALID_ARGUMENT"
+    kind, title = "invalid_request_error", "Malformed request"
+
+
+class InvalidRequest(ServiceError):
+    """A field is missing, of another type, or out of range; ``param`` names it."""
+
+    code, status, grpc = "validation_error", 422, "INVALID_ARGUMENT"
+    kind, title = "invalid_request_error", "Invalid request"
+
+
+class ModelNotFound(ServiceError):
+    """No model or version of that name is published."""
+
+    code, status, grpc = "model_not_found", 404, "NOT_FOUND"
+    kind, title = "invalid_request_error", "Model not found"
+
+
+class RouteNotFound(ServiceError):
+    """The server has no such route, or the route doesn't take that method."""
+
+    code, status, grpc = "route_not_found", 404, "UNIMPLEMENTED"
+    kind, title = "invalid_request_error", "Route not found"
+
+
+class NotAcceptable(ServiceError):
+    """The answer can't be given in the media type that was asked for."""
+
+    code, status, grpc = "not_acceptable", 406, "INVALID_ARGUMENT"
+    kind, title = "invalid_request_error", "Not acceptable"
+
+
+class PayloadTooLarge(ServiceError):
+    """The request's body is larger than the server reads."""
+
+    code, status, grpc = "payload_too_large", 413, "RESOURCE_EXHAUSTED"
+    kind, title = "invalid_request_error", "Payload too large"
+
+
+class QueueFull(ServiceError):
+    """As many requests wait as may; this one was not started."""
+
+    code, status, grpc = "queue_full", 429, "RESOURCE_EXHAUSTED"
+    kind, title, retryable = "rate_limit_error", "Queue full", True
+
+
+class InternalError(ServiceError):
+    """The server or the model has a defect; the details are in the server's log."""
+
+    code, status, grpc = "internal", 500, "INTERNAL"
+    kind, title = "server_error", "Internal error"
+
+
+class NotSupported(ServiceError):
+    """The model has no such capability."""
+
+    code, status, grpc = "not_supported", 501, "UNIMPLEMENTED"
+    kind, title = "invalid_request_error", "Not supported"
+
+
+class Unavailable(ServiceError):
+    """The model can't answer now: it is loading, its engine is down or being healed."""
+
+    code, status, grpc = "model_unavailable", 503, "UNAVAILABLE"
+    kind, title, retryable = "server_error", "Unavailable", True
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer wasn't ready within the request's deadline."""
+
+    code, status, grpc = "deadline_exceeded", 504, "DEADLINE_EXCEEDED"
+    kind, title = "server_error", "Deadline exceeded"
+
+
+class ConnectionFailed(ServiceError):
+    """The server can't be reached, or closed the connection before it answered."""
+
+    code, status, grpc = "connection_failed", 503, "UNAVAILABLE"
+    kind, title, retryable = "server_error", "Connection failed", True
+
+
+SERVICE_ERRORS: dict[str, type[ServiceError]] = {
+    error.code: error for error in ServiceError.__subclasses__()
+}
+"""Every service error by its ``code``: how a client turns an answer back into an exception."""

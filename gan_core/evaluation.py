@@ -1,0 +1,174 @@
+"""Scores of what is served, each with its provenance. Metrics compare features, not images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .card import ModelCard, Provenance, Score
+from .errors import ConfigError
+from .latents import draw, seed_range
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .data import Images
+
+__all__ = [
+    "METRICS",
+    "Extractor",
+    "FeatureExtractor",
+    "Metric",
+    "compare",
+    "evaluate",
+    "fid",
+    "generated",
+    "kid",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number from real and generated features."""
+
+    name: str
+    better: Literal["lower", "higher"]
+    compute: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+    """(real [N, dim], fake [M, dim]) -> value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """A feature extractor that is ready to use."""
+
+    identity: str
+    """Name and the first 12 hex digits of its weights' sha256."""
+    resize: str
+    """Filter that brings images to its size, or ``none``."""
+    features: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    """uint8 [N, H, W, C] -> float64 [N, dim]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureExtractor:
+    """A feature extractor by name."""
+
+    name: str
+    summary: str
+    load: Callable[[], Extractor]
+    """May train, download or read weights; called once per evaluation."""
+
+
+def fid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+    """Fréchet distance of two Gaussians: ‖μ₁−μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al. 2017).
+
+    tr (Σ₁Σ₂)^½ comes from the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric, so the result is
+    real and finite even where a covariance is singular.
+    """
+    difference = real.mean(0) - fake.mean(0)
+    cov_real, cov_fake = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_real)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.linalg.eigvalsh(root @ cov_fake @ root)
+    trace = np.trace(cov_real) + np.trace(cov_fake) - 2 * np.sqrt(np.clip(cross, 0, None)).sum()
+    return float(max(difference @ difference + trace, 0.0))
+
+
+def kid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+    """Unbiased squared MMD with the kernel (x·y/dim + 1)³ (Bińkowski et al. 2018)."""
+    dim = real.shape[1]
+    n, m = len(real), len(fake)
+    same_real = (real @ real.T / dim + 1) ** 3
+    same_fake = (fake @ fake.T / dim + 1) ** 3
+    across = (real @ fake.T / dim + 1) ** 3
+    within_real = (same_real.sum() - np.trace(same_real)) / (n * (n - 1))
+    within_fake = (same_fake.sum() - np.trace(same_fake)) / (m * (m - 1))
+    return float(within_real + within_fake - 2 * across.mean())
+
+
+METRICS = (Metric("fid", "lower", fid), Metric("kid", "lower", kid))
+
+
+def evaluate(
+    graph: Path,
+    card: ModelCard,
+    images: Images,
+    extractor: Extractor,
+    metrics: Sequence[Metric],
+    *,
+    samples: int,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Score, ...]:
+    """Score the exported graph against a training set.
+
+    Raises:
+        ConfigError: fewer than 2 samples or real images.
+    """
+    if samples < 2 or len(images) < 2:
+        raise ConfigError(f"a score needs at least 2 images of each kind, not {samples}")
+    real = _features(extractor, _real(images))
+    fake_batches = generated(graph, card, samples, seed)
+    fake = _features(extractor, _counted(fake_batches, progress))
+    provenance = Provenance(
+        extractor=extractor.identity,
+        resize=extractor.resize,
+        reference=f"{images.source.name} {images.source.fingerprint[:12]} n={len(images)}",
+        samples=samples,
+        seed=seed,
+    )
+    return tuple(
+        Score(metric=metric.name, value=metric.compute(real, fake), provenance=provenance)
+        for metric in metrics
+    )
+
+
+def compare(ours: Score, theirs: Score) -> float:
+    """Difference of two scores.
+
+    Raises:
+        ConfigError: they are scores of different metrics, or were measured in different ways.
+    """
+    if ours.metric != theirs.metric:
+        raise ConfigError(f"{ours.metric} and {theirs.metric} are different metrics")
+    if ours.provenance != theirs.provenance:
+        a, b = ours.provenance.model_dump(), theirs.provenance.model_dump()
+        fields = ", ".join(f"{k}: {a[k]} and {b[k]}" for k in a if a[k] != b[k])
+        raise ConfigError(f"two {ours.metric} scores measured differently don't compare ({fields})")
+    return ours.value - theirs.value
+
+
+def generated(
+    graph: Path, card: ModelCard, samples: int, seed: int = 0, batch: int = 64
+) -> Iterator[NDArray[np.uint8]]:
+    """Images uint8 [n, H, W, C] of seeds seed, seed + 1, …, in batches, by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for start in range(0, samples, batch):
+        seeds = seed_range(seed + start, min(batch, samples - start))
+        pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds))[0]
+        yield pixels
+
+
+def _real(images: Images, batch: int = 64) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images), batch):
+        yield images.pixels[start : start + batch].transpose(0, 2, 3, 1)
+
+
+def _features(extractor: Extractor, source: Iterator[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    return np.concatenate([extractor.features(pixels) for pixels in source])
+
+
+def _counted(
+    source: Iterator[NDArray[np.uint8]], progress: Callable[[int], Any]
+) -> Iterator[NDArray[np.uint8]]:
+    for pixels in source:
+        yield pixels
+        progress(len(pixels))

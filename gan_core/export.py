@@ -1,0 +1,254 @@
+"""From a trained generator to an ONNX graph that gives the same pixels, and its card.
+
+The graph is what is served, so everything between z and the picture is inside: de-normalisation,
+clamping, rounding and layout. It holds no random op, has a dynamic batch axis, and is pinned to
+an opset and IR version that every Triton container of the last years reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from .card import OUTPUT_NAME, DataSource, ImageOutput, Input, ModelCard
+from .errors import ExportError
+from .latents import draw, seed_range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["IR_VERSION", "OPSET", "PARITY_BATCHES", "ServedGenerator", "export", "to_uint8_nhwc"]
+
+OPSET = 18
+IR_VERSION = 8
+PARITY_BATCHES = (1, 2, 7, 32)
+PARITY_LEVELS = 1
+RANDOM_OPS = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+
+def to_uint8_nhwc(images: Tensor) -> Tensor:
+    """Float [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]: clamped and rounded."""
+    levels = (images * 127.5 + 127.5).clamp(0, 255).round()
+    return levels.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+class ServedGenerator(nn.Module):
+    """What is exported: served tensors in, in the order of ``inputs``, uint8 NHWC image out.
+
+    Args:
+        network: the trained generator.
+        inputs: what it is asked with; the roles tell clients what to send.
+        call: (network, tensors by input name) -> images in [-1, 1]; by default the tensors are
+            the network's positional arguments, a label as int64 [N].
+        scale: output px per input px, for models that take an image.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Sequence[Input],
+        call: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None,
+        scale: int = 1,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.inputs = tuple(inputs)
+        self.call = call or self._positional
+        self.scale = scale
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The served image, uint8 [N, H, W, C]."""
+        named = {item.name: tensor for item, tensor in zip(self.inputs, tensors, strict=True)}
+        return to_uint8_nhwc(self.call(self.network, named))
+
+    def _positional(self, network: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+        roles = [item.role for item in self.inputs]
+        values = [
+            tensor.squeeze(1) if role == "label" else tensor
+            for role, tensor in zip(roles, tensors.values(), strict=True)
+        ]
+        images: Tensor = network(*values)
+        return images
+
+
+def export(
+    served: ServedGenerator,
+    directory: Path,
+    *,
+    model: str,
+    variant: str,
+    data: DataSource,
+    trained_kimg: float,
+    task: str = "unconditional",
+) -> ModelCard:
+    """Write directory/model.onnx and directory/card.json; returns the card.
+
+    Raises:
+        ExportError: the graph can't be made, holds a random op, isn't valid ONNX, or differs
+            from torch by more than one level at a batch size of 1, 2, 7 or 32. Nothing is
+            written then.
+    """
+    served = served.eval().cpu()
+    proto = _graph(served)
+    _refuse_random_ops(proto)
+    serialized = proto.SerializeToString()
+    levels, shape = _parity(served, serialized)
+    dynamic = any(item.role == "image" for item in served.inputs)
+    card = ModelCard(
+        model=model,
+        variant=variant,
+        task=task,
+        inputs=served.inputs,
+        output=ImageOutput.model_validate(
+            {
+                "height": None if dynamic else shape[0],
+                "width": None if dynamic else shape[1],
+                "channels": shape[2],
+                "scale": served.scale,
+            }
+        ),
+        opset=OPSET,
+        sha256=hashlib.sha256(serialized).hexdigest(),
+        parity_levels=levels,
+        trained_kimg=trained_kimg,
+        data=data,
+        created=datetime.now(UTC),
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / "model.onnx", serialized)
+    _write(directory / "card.json", card.model_dump_json(indent=2).encode())
+    return card
+
+
+def _graph(served: ServedGenerator) -> onnx.ModelProto:
+    # a batch of 2: the exporter takes a 1 for a constant
+    arguments = [torch.from_numpy(v) for v in draw(served.inputs, seed_range(0, 2)).values()]
+    dynamic = tuple(_dynamic_axes(item) for item in served.inputs)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                served,
+                tuple(arguments),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[item.name for item in served.inputs],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=(dynamic,),
+                external_data=False,
+                verbose=False,
+            )
+            if program is None:
+                raise ExportError("torch.onnx.export returned nothing")
+            proto: onnx.ModelProto = program.model_proto
+        _strip(proto)
+        onnx.checker.check_model(proto, full_check=True)
+    except ExportError:
+        raise
+    except Exception as error:  # the exporter raises what it likes, after pages of traces
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ExportError(f"can't export to ONNX: {type(error).__name__}: {first}") from error
+    return proto
+
+
+def _dynamic_axes(item: Input) -> dict[int, Any]:
+    names = {0: "batch"}
+    names |= {i + 1: f"side_{i}" for i, size in enumerate(item.tensor.shape) if size == -1}
+    return {axis: torch.export.Dim(name) for axis, name in names.items()}
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Pin the IR version; remove traces, which hold paths of this machine."""
+    proto.ir_version = IR_VERSION
+    del proto.metadata_props[:]
+    holders: list[Any] = [proto.graph, *proto.functions]
+    for holder in holders:
+        del holder.metadata_props[:]
+        for value in (*holder.node, *holder.value_info):
+            del value.metadata_props[:]
+            value.doc_string = ""
+    graph: Any = proto.graph
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
+
+
+def _refuse_random_ops(proto: onnx.ModelProto) -> None:
+    nodes = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    found = sorted({node.op_type for node in nodes} & RANDOM_OPS)
+    if found:
+        raise ExportError(
+            f"the graph draws random numbers ({', '.join(found)}): "
+            "make noise an input or a constant, so that a seed decides the picture"
+        )
+
+
+def _parity(served: ServedGenerator, serialized: bytes) -> tuple[int, tuple[int, ...]]:
+    """Largest difference in levels between torch and onnxruntime, and the image's shape."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(serialized, providers=["CPUExecutionProvider"])
+    worst, shape = 0, ()
+    for n in PARITY_BATCHES:
+        inputs = draw(served.inputs, seed_range(0, n))
+        with torch.no_grad():
+            expected = served(*map(torch.from_numpy, inputs.values())).numpy()
+        actual = session.run([OUTPUT_NAME], inputs)[0]
+        if actual.shape != expected.shape or actual.dtype != np.uint8:
+            raise ExportError(
+                f"onnxruntime gives {actual.dtype}{actual.shape} at a batch of {n}, "
+                f"torch uint8{expected.shape}"
+            )
+        worst = max(worst, int(np.abs(actual.astype(int) - expected.astype(int)).max()))
+        shape = expected.shape[1:]
+    if worst > PARITY_LEVELS:
+        raise ExportError(
+            f"onnxruntime differs from torch by {worst} levels of 255; at most {PARITY_LEVELS} "
+            "is accepted"
+        )
+    return worst, shape
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter's output, warnings and log lines: they concern its own internals."""
+    chatter = io.StringIO()
+    disabled = logging.root.manager.disable
+    with redirect_stdout(chatter), redirect_stderr(chatter), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise ExportError(f"can't write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""From seeds to served tensors: the one rule that trainers, servers and clients share.
+
+Image *i* of a request uses ``Philox(key=(seed + i) mod 2**64)`` alone. So n = 4 equals four
+requests of n = 1, and neither batching nor a retry can change a picture. Torch-free.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, assert_never
+
+import numpy as np
+
+from .card import (
+    CameraInput,
+    ImageInput,
+    Input,
+    LabelInput,
+    LatentInput,
+    StyleInput,
+    TextInput,
+    TruncationInput,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SEED_LIMIT", "draw", "latents", "random_seed", "seed_range"]
+
+SEED_LIMIT = 2**64
+
+
+def random_seed() -> int:
+    """A seed nobody chose, from the operating system's entropy."""
+    return secrets.randbelow(SEED_LIMIT)
+
+
+def seed_range(seed: int, n: int) -> list[int]:
+    """Seeds of the n images of a request: seed, seed + 1, … modulo 2**64."""
+    return [(seed + i) % SEED_LIMIT for i in range(n)]
+
+
+def latents(latent: LatentInput, seeds: Sequence[int]) -> NDArray[np.float32]:
+    """Input latents z, float32 [len(seeds), dim]: row i is a function of seeds[i] alone."""
+    return np.stack([_latent(latent, _generator(seed)) for seed in seeds])
+
+
+def draw(inputs: Sequence[Input], seeds: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """A valid value of every input for every seed, by tensor name.
+
+    Latents come from their prior, labels go round the classes, truncation is the default; what
+    has no prior (text, image, camera, style) is random within its range. Used wherever a graph
+    runs without a request: parity, warm-up, readiness, samples and scores.
+    """
+    return {
+        item.name: np.stack([_value(item, seed) for seed in seeds]).astype(item.tensor.dtype)
+        for item in inputs
+    }
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed % SEED_LIMIT))
+
+
+def _latent(latent: LatentInput, rng: np.random.Generator) -> NDArray[np.float32]:
+    if latent.distribution == "normal":
+        return rng.standard_normal(latent.dim, dtype=np.float32)
+    return rng.random(latent.dim, dtype=np.float32) * np.float32(2) - np.float32(1)
+
+
+def _value(item: Input, seed: int) -> Any:
+    rng = _generator(seed)
+    match item:
+        case LatentInput():
+            return _latent(item, rng)
+        case LabelInput():
+            return np.array([seed % len(item.classes)])
+        case TruncationInput():
+            return np.array([item.default])
+        case TextInput() | StyleInput():
+            return rng.standard_normal(item.tensor.shape, dtype=np.float32)
+        case CameraInput():
+            return np.array([rng.uniform(*item.yaw_rad), rng.uniform(*item.pitch_rad)])
+        case ImageInput():
+            side = -(-max(item.min_side_px, 16) // item.multiple_of) * item.multiple_of
+            return rng.integers(0, 256, (side, side, item.channels))
+    assert_never(item)

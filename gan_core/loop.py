@@ -1,0 +1,279 @@
+"""The training loop: ticks, budget, checkpoints, samples and observers. It knows no loss."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from . import checkpoint
+from .data import Images, batches
+from .errors import ConfigError, TrainingDiverged
+from .export import ServedGenerator
+from .grid import grid
+from .latents import draw, seed_range
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .plugins import Plugins
+    from .run import Run
+    from .trainer import Trainer
+
+__all__ = ["Interrupted", "Progress", "Silent", "fit"]
+
+SAMPLES = 64
+
+
+class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it isn't an error)
+    """Training was asked to stop, and stopped with a checkpoint at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"stopped; everything is saved in {path}")
+        self.path = path
+
+
+class Progress(Protocol):
+    """Told of every step, so that it can draw; must not wait for the device."""
+
+    def step(self, images_seen: int) -> None:
+        """A step ended."""
+
+    def tick(self, stats: dict[str, float]) -> None:
+        """A tick ended, with the means since the last one."""
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    def step(self, images_seen: int) -> None:
+        """Nothing."""
+
+    def tick(self, stats: dict[str, float]) -> None:
+        """Nothing."""
+
+
+def fit(
+    trainer: Trainer,
+    images: Images,
+    run: Run,
+    accelerator: Accelerator,
+    *,
+    plugins: Plugins,
+    progress: Progress | None = None,
+) -> Path:
+    """Train until the run's budget is used up; returns the last checkpoint.
+
+    A run that has checkpoints is continued from the newest, with everything restored: on a CPU
+    the result is the same, bit for bit, as without the interruption.
+
+    Raises:
+        TrainingDiverged: a statistic stopped being finite; nothing was saved after it.
+        CheckpointError: a checkpoint can't be written or read.
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
+    """
+    return _Loop(trainer, images, run, accelerator, plugins, progress or Silent()).run_to_end()
+
+
+class _Loop:
+    def __init__(
+        self,
+        trainer: Trainer,
+        images: Images,
+        run: Run,
+        accelerator: Accelerator,
+        plugins: Plugins,
+        progress: Progress,
+    ) -> None:
+        self.trainer, self.images, self.run = trainer, images, run
+        self.accelerator, self.plugins, self.progress = accelerator, plugins, progress
+        self.step_size = run.config.batch_size * accelerator.num_processes
+        self.seen = 0
+        self.pending: list[dict[str, torch.Tensor]] = []
+        self.tick_started = (time.perf_counter(), 0)
+
+    def run_to_end(self) -> Path:
+        config = self.run.config
+        path = self._resume()
+        budget = round(config.kimg * 1000)
+        source = batches(
+            self.images,
+            config.batch_size,
+            seed=config.seed,
+            start=self.seen,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        self.tick_started = (time.perf_counter(), self.seen)
+        self._write_samples()
+        with self._events() as events, _stop_signal() as stopped:
+            while self.seen < budget:
+                self.pending.append(self.trainer.step(next(source).to(self.accelerator.device)))
+                self.seen += self.step_size
+                self.progress.step(self.seen)
+                done = self.seen >= budget
+                if self._due(config.tick_kimg) or done or stopped():
+                    self._tick(events)
+                if self._due(config.sample_kimg) or done:
+                    self._write_samples()
+                if stopped() and not done:
+                    raise Interrupted(self._save())
+                if self._due(config.checkpoint_kimg) or done:
+                    path = self._save()
+        if path is None:
+            raise ConfigError(f"a budget of {config.kimg} kimg is less than one image")
+        return path
+
+    def _due(self, every_kimg: float) -> bool:
+        every = every_kimg * 1000
+        return bool(self.seen // every > (self.seen - self.step_size) // every)
+
+    def _tick(self, events: SummaryWriter | None) -> None:
+        stats = self._read_pending()
+        now, (then, seen_then) = time.perf_counter(), self.tick_started
+        self.tick_started = (now, self.seen)
+        stats |= {"img_per_s": (self.seen - seen_then) / max(now - then, 1e-9)}
+        self.progress.tick(stats)
+        if events is None:
+            return
+        kimg = self.seen / 1000
+        self.run.append({"kimg": kimg, **stats})
+        for name, value in stats.items():
+            events.add_scalar(name, value, self.seen)
+        self.plugins.notify("ganforge_tick", run=self.run, stats={"kimg": kimg, **stats})
+
+    def _read_pending(self) -> dict[str, float]:
+        """Means since the last tick; the only place that waits for the device."""
+        stats: dict[str, float] = {}
+        first_step = self.seen // self.step_size - len(self.pending) + 1
+        names = dict.fromkeys(name for row in self.pending for name in row)
+        for name in names:
+            steps = [(i, row[name]) for i, row in enumerate(self.pending) if name in row]
+            values = torch.stack([value.float() for _, value in steps]).tolist()
+            for (i, _), value in zip(steps, values, strict=True):
+                if not np.isfinite(value):
+                    raise TrainingDiverged(first_step + i, name, value)
+            stats[name] = sum(values) / len(values)
+        self.pending.clear()
+        return stats
+
+    def _write_samples(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        path = self.run.samples / f"{_kimg(self.seen)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid(self._sample(SAMPLES)).save(path)
+
+    @torch.no_grad()
+    def _sample(self, n: int) -> np.ndarray[Any, Any]:
+        generator = self.trainer.generator()
+        training = generator.training
+        served: ServedGenerator = self.run.variant.served(generator.eval(), self.run.config)
+        inputs = draw(served.inputs, seed_range(0, n))
+        device = self.accelerator.device
+        pixels = served(*(torch.from_numpy(value).to(device) for value in inputs.values()))
+        generator.train(training)
+        array: np.ndarray[Any, Any] = pixels.cpu().numpy()
+        return array
+
+    def _save(self) -> Path:
+        state = {"trainer": self.trainer.state(), "seen": self.seen, "rng": self._rng_states()}
+        path = self.run.checkpoints / _kimg(self.seen)
+        if self.accelerator.is_main_process:
+            checkpoint.save(self.run.checkpoints, path.name, state)
+            for old in sorted(self.run.checkpoints.glob("[0-9]*"))[
+                : -self.run.config.keep_checkpoints
+            ]:
+                shutil.rmtree(old)
+            self.plugins.notify("ganforge_checkpoint_saved", run=self.run, path=path)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def _resume(self) -> Path | None:
+        path = checkpoint.latest(self.run.checkpoints)
+        if path is None:
+            return None
+        state = checkpoint.load(path)
+        self.trainer.load(state["trainer"])
+        self.seen = state["seen"]
+        ranks = state["rng"]
+        if len(ranks) != self.accelerator.num_processes:
+            raise ConfigError(
+                f"{path} was saved by {len(ranks)} processes, not {self.accelerator.num_processes}"
+            )
+        _set_rng_state(ranks[self.accelerator.process_index])
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.seen / 1000)
+        return path
+
+    def _rng_states(self) -> list[dict[str, Any]]:
+        mine = _rng_state()
+        if self.accelerator.num_processes == 1:
+            return [mine]
+        from accelerate.utils import gather_object
+
+        states: list[dict[str, Any]] = gather_object([mine])
+        return states
+
+    @contextmanager
+    def _events(self) -> Iterator[SummaryWriter | None]:
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        with SummaryWriter(str(self.run.path), purge_step=self.seen + 1) as events:
+            yield events
+
+
+def _kimg(images: int) -> str:
+    return f"{images / 1000:010.3f}"
+
+
+def _rng_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    version, internal, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = numpy_state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": (version, internal, gauss),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag; the second acts as it always does."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

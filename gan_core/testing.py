@@ -1,0 +1,247 @@
+"""The conformance kit: what every variant must fulfil, as ``check_estimator`` is for estimators.
+
+``check_variant(variant)`` in a test, ``ganforge check NAME`` on the command line, or the
+``ganforge_check`` fixture of the pytest plugin.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import checkpoint
+from .card import DataSource, ModelCard
+from .data import Batch, Images, fingerprint
+from .errors import GanforgeError
+from .export import export
+from .latents import draw, seed_range
+from .loop import fit
+from .plugins import Plugins
+from .run import Run
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+    from .variant import PaperCheck, TrainConfig, Variant
+
+__all__ = ["Check", "CheckResult", "check_variant", "checks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One requirement; ``run`` raises where the variant doesn't meet it."""
+
+    name: str
+    run: Callable[[Variant], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What came of a check; ``error`` is None where it passed."""
+
+    name: str
+    error: str | None
+
+
+def checks(variant: Variant, plugins: Plugins | None = None) -> list[Check]:
+    """Every check that applies to a variant: the kit's, other plugins', and its own paper's."""
+    paper = [
+        Check(f"paper: {one.claim}", partial(_paper_check, check=one))
+        for one in variant.paper_checks
+    ]
+    return [*_KIT, *(plugins or Plugins()).checks.values(), *paper]
+
+
+def check_variant(variant: Variant, plugins: Plugins | None = None) -> list[CheckResult]:
+    """Run every check and return what came of each.
+
+    Raises:
+        AssertionError: one or more failed; the message lists them all.
+    """
+    results = list(run_checks(variant, checks(variant, plugins)))
+    failed = [f"{result.name}: {result.error}" for result in results if result.error]
+    if failed:
+        raise AssertionError(f"{variant.name} fails {len(failed)} checks:\n" + "\n".join(failed))
+    return results
+
+
+def run_checks(variant: Variant, chosen: Iterable[Check]) -> Iterable[CheckResult]:
+    """Run checks one by one; an exception in one is its result."""
+    for check in chosen:
+        try:
+            check.run(variant)
+        except Exception as error:  # noqa: BLE001 the plugin's code: anything may come
+            text = str(error).strip() if isinstance(error, GanforgeError | AssertionError) else ""
+            yield CheckResult(check.name, text or f"{type(error).__name__}: {error}")
+        else:
+            yield CheckResult(check.name, None)
+
+
+def tiny_config(variant: Variant, **settings: Any) -> TrainConfig:
+    """The variant's configuration with its ``tiny`` overrides: seconds, not hours."""
+    defaults = {"resolution_px": 16, "channels": 3, "classes": ("a", "b", "c"), "batch_size": 4}
+    return variant.config.model_validate({**defaults, **variant.tiny, **settings})
+
+
+def noise_images(config: TrainConfig, n: int = 64) -> Images:
+    """Random images of the configured shape, for tests that need data and no meaning."""
+    rng = np.random.default_rng(0)
+    shape = (n, config.channels, config.resolution_px, config.resolution_px)
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    labels = np.arange(n) % max(len(config.classes), 1)
+    source = DataSource(name="noise", fingerprint=fingerprint(pixels, labels))
+    return Images(pixels, source, labels, config.classes)
+
+
+def built(variant: Variant, config: TrainConfig) -> Trainer:
+    """A trainer on the CPU with the config's seed."""
+    from accelerate import Accelerator
+
+    torch.manual_seed(config.seed)
+    return variant.build(config, Accelerator(cpu=True))
+
+
+def exported(variant: Variant, directory: Path, model: str = "checked") -> tuple[ModelCard, Path]:
+    """A freshly initialised generator, exported; returns its card and graph."""
+    config = tiny_config(variant)
+    served = variant.served(built(variant, config).generator(), config)
+    source = noise_images(config).source
+    card = export(
+        served, directory, model=model, variant=variant.name, data=source, trained_kimg=0.0
+    )
+    return card, directory / "model.onnx"
+
+
+def _batch(config: TrainConfig) -> Batch:
+    return noise_images(config, config.batch_size).batch(np.arange(config.batch_size))
+
+
+def _trains(variant: Variant) -> None:
+    config = tiny_config(variant)
+    trainer = built(variant, config)
+    before = {k: v.clone() for k, v in _tensors(trainer.state()).items()}
+    for _ in range(2):
+        for name, value in trainer.step(_batch(config)).items():
+            assert value.ndim == 0, f"statistic {name} has shape {tuple(value.shape)}, not 0-dim"
+            assert not value.requires_grad, f"statistic {name} is not detached"
+            assert torch.isfinite(value), f"statistic {name} is {value.item()}"
+    after = _tensors(trainer.state())
+    for side in ("G", "D"):
+        mine = [k for k in before if k.startswith(f"/{side}/")]
+        if mine:
+            assert any(not torch.equal(before[k], after[k]) for k in mine), f"{side} didn't change"
+    assert any(not torch.equal(before[k], after[k]) for k in before), "nothing changed"
+    for name, tensor in after.items():
+        assert torch.isfinite(tensor.float()).all(), f"{name} is not finite after two steps"
+
+
+def _images_in_range(variant: Variant) -> None:
+    config = tiny_config(variant)
+    generator = built(variant, config).generator().eval()
+    served = variant.served(generator, config)
+    values = draw(served.inputs, seed_range(0, 3)).values()
+    with torch.no_grad():
+        pixels = served(*map(torch.from_numpy, values))
+    side = config.resolution_px
+    expected = (3, side * served.scale, side * served.scale, config.channels)
+    assert tuple(pixels.shape) == expected, f"image is {tuple(pixels.shape)}, not {expected}"
+    assert pixels.dtype == torch.uint8, f"image is {pixels.dtype}, not uint8"
+
+
+def _state_round_trip(variant: Variant) -> None:
+    config = tiny_config(variant)
+    trainer, other = built(variant, config), built(variant, tiny_config(variant, seed=1))
+    trainer.step(_batch(config))
+    with tempfile.TemporaryDirectory() as folder:
+        saved = checkpoint.load(checkpoint.save(Path(folder), "1", trainer.state()))
+    other.load(saved)
+    _assert_equal(_tensors(trainer.state()), _tensors(other.state()))
+
+
+def _resume_is_exact(variant: Variant) -> None:
+    n = 6 * tiny_config(variant).batch_size / 1000
+    with tempfile.TemporaryDirectory() as folder:
+        whole = _fit(variant, Path(folder) / "whole", 2 * n, 2 * n)
+        _fit(variant, Path(folder) / "halves", n, n)
+        halves = _fit(variant, Path(folder) / "halves", 2 * n, n)
+        _assert_equal(_tensors(checkpoint.load(whole)), _tensors(checkpoint.load(halves)))
+
+
+def _fit(variant: Variant, path: Path, kimg: float, checkpoint_kimg: float) -> Path:
+    config = tiny_config(variant, kimg=kimg, checkpoint_kimg=checkpoint_kimg)
+    images = noise_images(config)
+    run = Run(path, variant, "noise", images.source, config)
+    if not path.exists():
+        run.create()
+    from accelerate import Accelerator
+
+    return fit(built(variant, config), images, run, Accelerator(cpu=True), plugins=Plugins([]))
+
+
+def _exports(variant: Variant) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        card, _ = exported(variant, Path(folder))
+        assert ModelCard.model_validate_json(card.model_dump_json()) == card
+
+
+def _seed_decides(variant: Variant) -> None:
+    config = tiny_config(variant)
+    served = variant.served(built(variant, config).generator().eval(), config)
+
+    def images(seed: int, n: int) -> np.ndarray[Any, Any]:
+        values = draw(served.inputs, seed_range(seed, n)).values()
+        with torch.no_grad():
+            pixels: np.ndarray[Any, Any] = served(*map(torch.from_numpy, values)).numpy()
+        return pixels.astype(int)
+
+    together = images(5, 3)
+    alone = np.concatenate([images(5 + i, 1) for i in range(3)])
+    assert np.abs(together - alone).max() <= 1, "an image depends on who shares its batch"
+
+
+def _config_has_units(variant: Variant) -> None:
+    bare = [name for name, f in variant.config.model_fields.items() if not f.description]
+    assert not bare, f"config fields without a docstring: {', '.join(bare)}"
+
+
+def _paper_check(variant: Variant, check: PaperCheck) -> None:
+    config = tiny_config(variant)
+    assert check.test(built(variant, config)), f"not so: {check.claim}"
+
+
+_KIT = (
+    Check("every config field says what it is", _config_has_units),
+    Check("both networks change in two steps, all finite", _trains),
+    Check("images are uint8 NHWC of the configured size", _images_in_range),
+    Check("state survives a checkpoint", _state_round_trip),
+    Check("train 2n equals train n and resume n, bit for bit", _resume_is_exact),
+    Check("the same seed gives the same image in any batch", _seed_decides),
+    Check("exports to ONNX with parity and no random op; card is valid", _exports),
+)
+
+
+def _tensors(state: Any, key: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor in a nested state, by its path."""
+    if isinstance(state, torch.Tensor):
+        return {key: state}
+    found: dict[str, torch.Tensor] = {}
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    for name, value in items:
+        found |= _tensors(value, f"{key}/{name}")
+    return found
+
+
+def _assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys(), f"tensors differ: {ours.keys() ^ theirs.keys()}"
+    different = [k for k in ours if not torch.equal(ours[k], theirs[k])]
+    assert not different, f"{len(different)} tensors differ, first {different[0]}"

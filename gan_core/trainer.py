@@ -1,0 +1,199 @@
+"""One step of adversarial training: the Trainer protocol, and the step most variants share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+
+from .penalties import PenaltyInputs
+from .stabilisers import EMA, Stabiliser
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+    from .card import LatentInput
+    from .data import Batch
+    from .losses import AdversarialLoss
+    from .penalties import Penalty
+
+__all__ = ["AdversarialStep", "Player", "Trainer", "sample_prior"]
+
+
+class Trainer(Protocol):
+    """All that the training loop knows of a variant."""
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from one batch; statistics as 0-dim detached tensors, read once per tick."""
+
+    def generator(self) -> nn.Module:
+        """The generator to sample from, score and export: the moving average if one is kept."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, nested at will: all that a resumed run needs."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state()`` returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """One side of the game: a network and the optimiser of its parameters."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class AdversarialStep:
+    """A discriminator step on every batch, and a generator step on every ``n_critic``-th.
+
+    Real and fake images go through D separately, because BatchNorm would mix their statistics.
+    Fakes are detached in D's step; D's parameters are frozen in G's step. Every step draws
+    fresh z. Most variants are data for this class; one with another algorithm writes its own
+    ``Trainer``.
+
+    Args:
+        G: (z [N, z_dim], label [N] or None) -> images [N, C, H, W] in [-1, 1].
+        D: (images, label) -> logits [N].
+        loss: what they minimise.
+        latent: prior of z, the one that is served.
+        accelerator: device, mixed precision and ranks.
+        penalties: on D.
+        stabilisers: applied in this order.
+        ema: moving average of G, if one is kept.
+        n_critic: D steps per G step, from the number of G steps done.
+    """
+
+    def __init__(
+        self,
+        G: Player,
+        D: Player,
+        *,
+        loss: AdversarialLoss,
+        latent: LatentInput,
+        accelerator: Accelerator,
+        penalties: Sequence[Penalty] = (),
+        stabilisers: Sequence[Stabiliser] = (),
+        ema: EMA | None = None,
+        n_critic: Callable[[int], int] = lambda g_steps: 1,
+    ) -> None:
+        self.raw_G, self.raw_D = G.network, D.network
+        self.G, self.D = accelerator.prepare(G.network), accelerator.prepare(D.network)
+        self.optimizer_G = accelerator.prepare(G.optimizer)
+        self.optimizer_D = accelerator.prepare(D.optimizer)
+        self.loss = loss
+        self.latent = latent
+        self.accelerator = accelerator
+        self.penalties = penalties
+        self.ema = ema
+        self.stabilisers = [*stabilisers, ema] if ema else list(stabilisers)
+        self.n_critic = n_critic
+        self.d_steps = 0
+        self.g_steps = 0
+        self.d_steps_since_g = 0
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One discriminator step, and a generator step when it is due."""
+        stats = self._discriminator_step(batch)
+        self.d_steps += 1
+        self.d_steps_since_g += 1
+        if self.d_steps_since_g >= self.n_critic(self.g_steps):
+            stats |= self._generator_step(batch)
+            self.g_steps += 1
+            self.d_steps_since_g = 0
+        n = len(batch.real) * self.accelerator.num_processes
+        for stabiliser in self.stabilisers:
+            stabiliser.after_step(stats, n)
+        return stats
+
+    def generator(self) -> nn.Module:
+        """The moving average if one is kept, else the network itself."""
+        return self.ema.module if self.ema else self.raw_G
+
+    def state(self) -> dict[str, Any]:
+        """Networks, optimisers, stabilisers, scaler and counters."""
+        scaler = self.accelerator.scaler
+        return {
+            "G": self.raw_G.state_dict(),
+            "D": self.raw_D.state_dict(),
+            "optimizer_G": self.optimizer_G.state_dict(),
+            "optimizer_D": self.optimizer_D.state_dict(),
+            "stabilisers": [stabiliser.state() for stabiliser in self.stabilisers],
+            "scaler": scaler.state_dict() if scaler else None,
+            "counters": [self.d_steps, self.g_steps, self.d_steps_since_g],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state()`` returned."""
+        self.raw_G.load_state_dict(state["G"])
+        self.raw_D.load_state_dict(state["D"])
+        self.optimizer_G.load_state_dict(state["optimizer_G"])
+        self.optimizer_D.load_state_dict(state["optimizer_D"])
+        for stabiliser, saved in zip(self.stabilisers, state["stabilisers"], strict=True):
+            stabiliser.load(saved)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.d_steps, self.g_steps, self.d_steps_since_g = state["counters"]
+
+    def _discriminator_step(self, batch: Batch) -> dict[str, Tensor]:
+        self.D.requires_grad_(requires_grad=True)
+        z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
+        with torch.no_grad():
+            fake = self._view(self.G(z, batch.label))
+        real = self._view(batch.real)
+        real_logits, fake_logits = self.D(real, batch.label), self.D(fake, batch.label)
+        loss = self.loss.discriminator(real_logits, fake_logits).mean()
+        stats = {
+            "loss/D": loss.detach(),
+            "logits/real": real_logits.detach().mean(),
+            "logits/fake": fake_logits.detach().mean(),
+        }
+        for penalty in self._due_penalties():
+            value = penalty(PenaltyInputs(self.raw_G, self._plain_D(), real, fake, z, batch.label))
+            stats[f"penalty/{penalty.name}"] = value.detach()
+            loss = loss + penalty.interval * value
+        self._apply(loss, self.optimizer_D, self.raw_D)
+        return stats
+
+    def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
+        self.D.requires_grad_(requires_grad=False)
+        z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
+        fake_logits = self.D(self._view(self.G(z, batch.label)), batch.label)
+        real_logits = None
+        if self.loss.needs_real:
+            real_logits = self.D(self._view(batch.real), batch.label)
+        loss = self.loss.generator(fake_logits, real_logits).mean()
+        self._apply(loss, self.optimizer_G, self.raw_G)
+        return {"loss/G": loss.detach()}
+
+    def _view(self, images: Tensor) -> Tensor:
+        for stabiliser in self.stabilisers:
+            images = stabiliser.view(images)
+        return images
+
+    def _due_penalties(self) -> list[Penalty]:
+        return [penalty for penalty in self.penalties if self.d_steps % penalty.interval == 0]
+
+    def _plain_D(self) -> Callable[..., Tensor]:
+        # accelerate puts autocast around the instance's forward; a penalty needs the float32 one
+        return cast("Callable[..., Tensor]", partial(type(self.raw_D).forward, self.raw_D))
+
+    def _apply(self, loss: Tensor, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if self.stabilisers:
+            self.accelerator.unscale_gradients(optimizer)
+        for stabiliser in self.stabilisers:
+            stabiliser.on_gradients(network)
+        optimizer.step()
+
+
+def sample_prior(latent: LatentInput, n: int, device: torch.device) -> Tensor:
+    """N input latents z, float32 [n, dim], from the prior that is served."""
+    if latent.distribution == "normal":
+        return torch.randn(n, latent.dim, device=device)
+    return torch.rand(n, latent.dim, device=device).mul_(2).sub_(1)

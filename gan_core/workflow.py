@@ -1,0 +1,248 @@
+"""Train, export, evaluate: the three steps from images to a card, for scripts and the CLI."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from pydantic import ValidationError
+
+from . import checkpoint
+from .card import DataSource, ModelCard
+from .data import Images, open_data
+from .errors import CheckpointError, ConfigError, TrainingDiverged
+from .evaluation import evaluate
+from .export import export
+from .loop import fit
+from .run import Run
+
+if TYPE_CHECKING:
+    from .card import Score
+    from .loop import Progress
+    from .plugins import Plugins
+    from .variant import TrainConfig, Variant
+
+__all__ = [
+    "configured",
+    "evaluate_run",
+    "export_run",
+    "open_run",
+    "read_card",
+    "start_run",
+    "train",
+]
+
+FROM_DATA = ("channels", "classes")
+
+
+def configured(variant: Variant, settings: Mapping[str, Any], images: Images) -> TrainConfig:
+    """The variant's configuration: its defaults, then the data's shape, then ``settings``.
+
+    Raises:
+        ConfigError: a setting is unknown, out of range, or belongs to the data.
+    """
+    for name in FROM_DATA:
+        if name in settings:
+            raise ConfigError(f"{name} comes from the data and can't be set")
+    shape = {
+        "resolution_px": images.resolution_px,
+        "channels": images.channels,
+        "classes": images.classes,
+    }
+    return _validated(variant, {**settings, **shape})
+
+
+def start_run(
+    path: Path, variant: Variant, data: str, settings: Mapping[str, Any], plugins: Plugins
+) -> tuple[Run, Images]:
+    """A new run's folder, and its training set.
+
+    Raises:
+        ConfigError, DataError, PluginError: see the message; no folder was made.
+    """
+    _known(variant, settings)
+    _, images = open_data(data, settings.get("resolution_px"), plugins)
+    config = configured(variant, settings, images)
+    run = Run(path, variant, data, images.source, config)
+    run.create()
+    return run, images
+
+
+def open_run(path: Path, plugins: Plugins, settings: Mapping[str, Any] | None = None) -> Run:
+    """A run that was started before, with ``settings`` changed.
+
+    Raises:
+        ConfigError: it is no run, or a setting can't be used.
+        PluginError: its variant isn't available.
+    """
+    document = Run.read(path)
+    variant = plugins.variant(document["variant"])
+    config = _validated(variant, {**document["config"], **(settings or {})})
+    source = DataSource.model_validate(document["source"])
+    return Run(path, variant, document["data"], source, config)
+
+
+def open_images(run: Run, plugins: Plugins) -> Images:
+    """The training set of a run.
+
+    Raises:
+        ConfigError: the data isn't what the run was started with.
+    """
+    _, images = open_data(run.data, run.config.resolution_px, plugins)
+    if images.source.fingerprint != run.source.fingerprint:
+        raise ConfigError(
+            f"{run.data} has changed since {run.path} was started "
+            f"(fingerprint {images.source.fingerprint[:12]}, was {run.source.fingerprint[:12]}): "
+            "restore the data, or start another run"
+        )
+    return images
+
+
+def train(run: Run, images: Images, plugins: Plugins, progress: Progress | None = None) -> Path:
+    """Train or continue a run; returns its last checkpoint.
+
+    Raises:
+        TrainingDiverged, CheckpointError, Interrupted: as ``fit``.
+    """
+    accelerator = Accelerator()
+    torch.manual_seed(run.config.seed)
+    trainer = run.variant.build(run.config, accelerator)
+    torch.manual_seed(run.config.seed + accelerator.process_index)
+    try:
+        return fit(trainer, images, run, accelerator, plugins=plugins, progress=progress)
+    except OSError as error:
+        raise CheckpointError(f"can't write to {run.path}: {error}") from error
+    except TrainingDiverged as error:
+        last = checkpoint.latest(run.checkpoints)
+        safe = f"the last healthy checkpoint is {last}" if last else "no checkpoint was saved yet"
+        error.add_note(f"{safe}; try a lower learning rate, or a penalty such as R1")
+        raise
+
+
+def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCard:
+    """Export a run's newest checkpoint to run/export; returns the card.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        ExportError: see ``export``.
+        ConfigError: ``model`` isn't a model name.
+    """
+    config = run.config
+    accelerator = Accelerator(cpu=True)
+    trainer = run.variant.build(config, accelerator)
+    state = checkpoint.load(run.latest_checkpoint())
+    trainer.load(state["trainer"])
+    generator = trainer.generator().eval()
+    try:
+        card = export(
+            run.variant.served(generator, config),
+            run.export,
+            model=model or _model_name(run),
+            variant=run.variant.name,
+            data=run.source,
+            trained_kimg=state["seen"] / 1000,
+            task=run.variant.task,
+        )
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from error
+    plugins.notify("ganforge_exported", card=card, path=run.export / "model.onnx")
+    return card
+
+
+def read_card(directory: Path) -> ModelCard:
+    """The card that ``export`` wrote.
+
+    Raises:
+        ConfigError: there is none, or it can't be read.
+    """
+    try:
+        return ModelCard.model_validate_json((directory / "card.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"{directory} holds no exported generator: {error}") from error
+
+
+def evaluate_run(
+    run: Run,
+    plugins: Plugins,
+    *,
+    metrics: Sequence[str] = ("fid", "kid"),
+    extractor: str | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Score, ...]:
+    """Score a run's exported graph and add the scores to its card.
+
+    Exports first where there is no export of the newest checkpoint. ``samples`` is the size of
+    the training set, at most 10,000, unless given.
+
+    Raises:
+        ConfigError, PluginError: a name is unknown, or there are too few images.
+    """
+    chosen = [plugins.pick("metric", name, plugins.metrics) for name in metrics]
+    dataset, images = open_data(data or run.data, run.config.resolution_px, plugins)
+    source = plugins.pick(
+        "feature extractor", extractor or dataset.extractor, plugins.feature_extractors
+    )
+    card = _current_export(run, plugins)
+    scores = evaluate(
+        run.export / "model.onnx",
+        card,
+        images,
+        source.load(),
+        chosen,
+        samples=samples or min(len(images), 10_000),
+        seed=seed,
+        progress=progress,
+    )
+    kept = [old for old in card.metrics if old.provenance != scores[0].provenance]
+    scored = card.model_copy(update={"metrics": (*kept, *scores)})
+    (run.export / "card.json").write_text(scored.model_dump_json(indent=2))
+    return scores
+
+
+def _current_export(run: Run, plugins: Plugins) -> ModelCard:
+    if (run.export / "card.json").exists():
+        card = read_card(run.export)
+        if card.trained_kimg == float(run.latest_checkpoint().name):
+            return card
+    return export_run(run, plugins)
+
+
+def _model_name(run: Run) -> str:
+    text = f"{run.source.name.removeprefix('folder:')}_{run.variant.name}".lower()
+    return re.sub(r"[^a-z0-9_]+", "_", text)[:64]
+
+
+def _known(variant: Variant, settings: Mapping[str, Any]) -> None:
+    for name in settings:
+        if name not in variant.config.model_fields:
+            close = difflib.get_close_matches(name, variant.config.model_fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"{variant.name} has no setting {name!r}{hint} "
+                f"('ganforge config {variant.name}' lists them)"
+            )
+
+
+def _validated(variant: Variant, settings: Mapping[str, Any]) -> TrainConfig:
+    _known(variant, settings)
+    try:
+        return variant.config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from error
+
+
+def _explained(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_url=False):
+        name = ".".join(map(str, item["loc"]))
+        given = f" (given {item['input']!r})" if name else ""
+        problems.append(f"{name}: {item['msg']}{given}" if name else item["msg"])
+    return "; ".join(problems)

@@ -1,0 +1,51 @@
+"""Multilayer perceptrons for small images."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+__all__ = ["Discriminator", "Generator"]
+
+
+class Generator(nn.Module):
+    """z [N, z_dim] -> images [N, *shape] in [-1, 1]."""
+
+    def __init__(self, z_dim: int, widths: Sequence[int], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, (inside, outside) in enumerate(zip([z_dim, *widths], widths, strict=False)):
+            layers.append(nn.Linear(inside, outside))
+            if i:  # the first layer sees z, which is standardised already
+                layers.append(nn.BatchNorm1d(outside, momentum=0.2))
+            layers.append(nn.LeakyReLU(0.2))
+        layers += [nn.Linear(widths[-1], math.prod(shape)), nn.Tanh(), nn.Unflatten(1, shape)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images; the label is not used."""
+        images: Tensor = self.layers(z)
+        return images
+
+
+class Discriminator(nn.Module):
+    """Images [N, *shape] in [-1, 1] -> logits [N]."""
+
+    def __init__(self, widths: Sequence[int], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inside, outside in zip([math.prod(shape), *widths], widths, strict=False):
+            layers += [nn.Linear(inside, outside), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1), nn.Flatten(0))
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+        """Logits; the label is not used."""
+        logits: Tensor = self.layers(images)
+        return logits
