@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .evaluation import FeatureExtractor, Metric
 
+__all__ = ["ganforge_datasets", "ganforge_feature_extractors", "ganforge_metrics"]
+
 
 @hookimpl
 def ganforge_datasets() -> list[Dataset]:

@@ -256,9 +256,9 @@ class ModelCard(_Frozen):
             raise ValueError("created needs a time zone")
         return self
 
-    def signature(self) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
-        """Served tensors in and out: what must not change between versions of a model."""
-        return tuple(item.tensor for item in self.inputs), self.output.tensor
+    def signature(self) -> tuple[tuple[Input, ...], ImageOutput]:
+        """What goes in and comes out: what must not change between versions of a model."""
+        return self.inputs, self.output
 
     def input(self, role: str) -> Input | None:
         """The input of that role, or None."""

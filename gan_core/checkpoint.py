@@ -35,6 +35,8 @@ def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
     tensors: dict[str, torch.Tensor] = {}
     tree = _flatten(state, "", tensors)
     try:
+        for abandoned in directory.glob(".*.tmp"):  # by a process that was killed
+            shutil.rmtree(abandoned)
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / TENSORS)
         (temporary / TREE).write_text(json.dumps(tree))

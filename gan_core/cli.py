@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 import yaml
 from rich.console import Console
@@ -50,6 +49,7 @@ def _options(
 
 @app.command(epilog="Example: ganforge train dcgan --data digits --run runs/first --kimg 60")
 def train(
+    context: typer.Context,
     variant: Annotated[
         str | None, typer.Argument(help="A variant; see 'ganforge plugins'. Not with --resume.")
     ] = None,
@@ -68,19 +68,18 @@ def train(
     """Train a variant, or go on with a run. Ctrl-C saves a checkpoint and stops."""
     settings = _settings(config, set_ or [], {"kimg": kimg, "seed": seed})
     if run is None:
-        raise click.UsageError("say where: --run runs/NAME")
+        raise typer.BadParameter("say where: --run runs/NAME")
     if resume:
-        _resume(run, variant, data, settings)
+        _resume(context.obj, run, variant, data, settings)
     elif variant is None or data is None:
-        raise click.UsageError("say what: ganforge train VARIANT --data NAME --run runs/NAME")
+        raise typer.BadParameter("say what: ganforge train VARIANT --data NAME --run runs/NAME")
     else:
-        _start(run, variant, data, settings)
+        _start(context.obj, run, variant, data, settings)
 
 
-def _start(path: Path, variant: str, data: str, settings: dict[str, Any]) -> None:
+def _start(plugins: Plugins, path: Path, variant: str, data: str, settings: dict[str, Any]) -> None:
     from .workflow import start_run
 
-    plugins = Plugins()
     run, images = start_run(path, plugins.variant(variant), data, settings, plugins)
     say(
         f"{run.variant.name} on {data}: {len(images):,} images of {images.resolution_px}×"
@@ -89,10 +88,11 @@ def _start(path: Path, variant: str, data: str, settings: dict[str, Any]) -> Non
     _train(run, images, plugins)
 
 
-def _resume(path: Path, variant: str | None, data: str | None, settings: dict[str, Any]) -> None:
+def _resume(
+    plugins: Plugins, path: Path, variant: str | None, data: str | None, settings: dict[str, Any]
+) -> None:
     from .workflow import open_images, open_run
 
-    plugins = Plugins()
     allowed = {"kimg", "keep_checkpoints"}
     if settings.keys() - allowed:
         raise ConfigError(
@@ -122,13 +122,14 @@ def _train(run: Run, images: Any, plugins: Plugins) -> None:
 
 @app.command(epilog="Example: ganforge export runs/first --model digits_dcgan")
 def export(
+    context: typer.Context,
     run: RunPath,
     model: Annotated[str | None, typer.Option(help="Name to serve under: [a-z0-9_]+.")] = None,
 ) -> None:
     """Export a run's newest checkpoint to ONNX, and prove that its pixels are the same."""
     from .workflow import export_run, open_run
 
-    plugins = Plugins()
+    plugins: Plugins = context.obj
     opened = open_run(run, plugins)
     card = export_run(opened, plugins, model)
     say(
@@ -140,6 +141,7 @@ def export(
 
 @app.command(epilog="Example: ganforge evaluate runs/first --metrics fid,kid --json")
 def evaluate(
+    context: typer.Context,
     run: RunPath,
     data: Annotated[
         str | None, typer.Option(help="Reference set; the run's own by default.")
@@ -157,7 +159,7 @@ def evaluate(
     """Score the exported graph of a run; the scores go into its card, with their provenance."""
     from .workflow import evaluate_run, open_run
 
-    plugins = Plugins()
+    plugins: Plugins = context.obj
     scores = evaluate_run(
         open_run(run, plugins),
         plugins,
@@ -180,9 +182,11 @@ def evaluate(
 
 
 @app.command(epilog="Example: ganforge config dcgan > my.yaml")
-def config(variant: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+def config(
+    context: typer.Context, variant: Annotated[str, typer.Argument(help="A variant.")]
+) -> None:
     """Print a variant's settings as YAML, each with its meaning: edit it, then train --config."""
-    for name, field in Plugins().variant(variant).config.model_fields.items():
+    for name, field in context.obj.variant(variant).config.model_fields.items():
         if name in ("channels", "classes"):
             continue
         typer.echo(f"# {' '.join((field.description or '').split())}")
@@ -193,13 +197,15 @@ def config(variant: Annotated[str, typer.Argument(help="A variant.")]) -> None:
 
 @app.command(epilog="Example: ganforge plugins --json")
 def plugins(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if one failed.")] = False,
 ) -> None:
     """List plugins, what they provide, and what went wrong with which."""
     from dataclasses import asdict
 
-    found = Plugins()
+    found: Plugins = context.obj
+    found.add_commands(typer.Typer())  # so that a failure there is listed too
     provided = {
         "variants": list(found.variants),
         "datasets": list(found.datasets),
@@ -228,11 +234,13 @@ def plugins(
 
 
 @app.command(epilog="Example: ganforge check dcgan")
-def check(variant: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+def check(
+    context: typer.Context, variant: Annotated[str, typer.Argument(help="A variant.")]
+) -> None:
     """Run the conformance kit on a variant: state, resume, export, serving, and its paper."""
     from .testing import checks, run_checks
 
-    found = Plugins()
+    found: Plugins = context.obj
     chosen = found.variant(variant)
     failed = 0
     for result in run_checks(chosen, checks(chosen, found)):
@@ -274,16 +282,17 @@ def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dic
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise click.UsageError(f"--set takes KEY=VALUE, not {pair!r}")
+            raise typer.BadParameter(f"--set takes KEY=VALUE, not {pair!r}")
         settings[key] = yaml.safe_load(value)
     return settings | {key: value for key, value in named.items() if value is not None}
 
 
 def main() -> None:
     """Entry point: exit 2 for wrong usage, 1 for a failure, with one line that says why."""
-    Plugins().add_commands(app)
+    plugins = Plugins()
+    plugins.add_commands(app)
     try:
-        app()
+        app(obj=plugins)
     except GanforgeError as error:
         if "--debug" in sys.argv:
             raise

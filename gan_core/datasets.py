@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,15 +151,16 @@ def _decoded(
         )
     cached = cache_dir() / "folders" / f"{digest.hexdigest()}.npy"
     if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
         temporary = cached.with_suffix(f".{os.getpid()}.tmp")
         try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
             _decode_into(temporary, paths, side_px, channels)
             temporary.replace(cached)
         except OSError as error:
             raise DataError(f"can't cache decoded images in {cached.parent}: {error}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
     return np.load(cached, mmap_mode="r"), digest.hexdigest()
 
 
@@ -197,13 +199,16 @@ def _torchvision(name: str, class_name: str) -> Dataset:
         _no_argument(name, argument)
         try:
             from torchvision import datasets
-        except (ImportError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError) as error:
             raise DataError(f"{name} needs a torchvision that matches torch: {error}") from error
         root = cache_dir() / "torchvision"
         try:
             train = getattr(datasets, class_name)(root, train=True, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{name} can't be downloaded to {root}: {error}") from error
+        except (AssertionError, EOFError, OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{name} can't be downloaded to {root}, or what is there is damaged: {reason}"
+            ) from error
         array = np.asarray(train.data, dtype=np.uint8)
         planes = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
         pixels = _resized(planes, side_px or 32)

@@ -15,7 +15,8 @@
         ├── BadRequest                400  INVALID_ARGUMENT    the body can't be parsed
         ├── InvalidRequest            422  INVALID_ARGUMENT    a field is missing or out of range
         ├── ModelNotFound             404  NOT_FOUND           no such model or version
-        ├── RouteNotFound             404  UNIMPLEMENTED       no such route or method
+        ├── RouteNotFound             404  UNIMPLEMENTED       no such route
+        ├── MethodNotAllowed          405  UNIMPLEMENTED       the route doesn't take that method
         ├── NotAcceptable             406  INVALID_ARGUMENT    the answer can't have that media type
         ├── PayloadTooLarge           413  RESOURCE_EXHAUSTED  the body is larger than the limit
         ├── QueueFull                 429  RESOURCE_EXHAUSTED  too many requests wait; try later
@@ -45,6 +46,7 @@ __all__ = [
     "GanforgeError",
     "InternalError",
     "InvalidRequest",
+    "MethodNotAllowed",
     "ModelNotFound",
     "NotAcceptable",
     "NotSupported",
@@ -157,10 +159,17 @@ class ModelNotFound(ServiceError):
 
 
 class RouteNotFound(ServiceError):
-    """The server has no such route, or the route doesn't take that method."""
+    """The server has no such route."""
 
     code, status, grpc = "route_not_found", 404, "UNIMPLEMENTED"
     kind, title = "invalid_request_error", "Route not found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The route doesn't take that method."""
+
+    code, status, grpc = "method_not_allowed", 405, "UNIMPLEMENTED"
+    kind, title = "invalid_request_error", "Method not allowed"
 
 
 class NotAcceptable(ServiceError):

@@ -104,9 +104,10 @@ def evaluate(
     *,
     samples: int,
     seed: int = 0,
+    ema: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Score, ...]:
-    """Score the exported graph against a training set.
+    """Score the exported graph, of averaged weights if ``ema``, against a training set.
 
     Raises:
         ConfigError: fewer than 2 samples or real images.
@@ -122,6 +123,7 @@ def evaluate(
         reference=f"{images.source.name} {images.source.fingerprint[:12]} n={len(images)}",
         samples=samples,
         seed=seed,
+        ema=ema,
     )
     return tuple(
         Score(metric=metric.name, value=metric.compute(real, fake), provenance=provenance)

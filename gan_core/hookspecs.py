@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .evaluation import FeatureExtractor, Metric
     from .run import Run
-    from .testing import Check
     from .variant import Variant
 
 __all__ = ["GROUP", "hookimpl", "hookspec"]
@@ -51,13 +50,16 @@ def ganforge_feature_extractors() -> list[FeatureExtractor]:  # type: ignore[emp
 
 
 @hookspec
-def ganforge_checks() -> list[Check]:  # type: ignore[empty-body]
-    """Further conformance checks, run on every variant by ``ganforge check``."""
+def ganforge_check_export(card: ModelCard, directory: Path) -> None:
+    """Raise if ``directory`` (model.onnx and card.json) can't be used. Called by ``check``."""
 
 
 @hookspec
 def ganforge_commands(app: typer.Typer) -> None:
-    """Add commands to the command line. Called before it parses; import nothing heavy here."""
+    """Add commands to the command line. Called before it parses; import nothing heavy here.
+
+    A command finds the loaded plugins in its context: ``typer.Context.obj``.
+    """
 
 
 @hookspec

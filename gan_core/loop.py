@@ -121,14 +121,16 @@ class _Loop:
                 self.seen += self.step_size
                 self.progress.step(self.seen)
                 done = self.seen >= budget
-                if self._due(config.tick_kimg) or done or stopped():
+                stopping = stopped() and not done
+                saving = self._due(config.checkpoint_kimg) or done or stopping
+                if self._due(config.tick_kimg) or saving:  # nothing unread is ever saved
                     self._tick(events)
                 if self._due(config.sample_kimg) or done:
                     self._write_samples()
-                if stopped() and not done:
-                    raise Interrupted(self._save())
-                if self._due(config.checkpoint_kimg) or done:
+                if saving:
                     path = self._save()
+                    if stopping:
+                        raise Interrupted(path)
         if path is None:
             raise ConfigError(f"a budget of {config.kimg} kimg is less than one image")
         return path

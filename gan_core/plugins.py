@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from .data import Dataset
     from .evaluation import FeatureExtractor, Metric
-    from .testing import Check
     from .variant import Variant
 
 __all__ = ["PluginFailure", "PluginInfo", "Plugins"]
@@ -134,13 +133,6 @@ class Plugins:
 
         return self._provided("ganforge_feature_extractors", FeatureExtractor)
 
-    @cached_property
-    def checks(self) -> Mapping[str, Check]:
-        """Every conformance check that a plugin adds."""
-        from .testing import Check
-
-        return self._provided("ganforge_checks", Check)
-
     def variant(self, name: str) -> Variant:
         """The variant of that name.
 
@@ -169,17 +161,29 @@ class Plugins:
         for _ in self._each("ganforge_commands", app=app):
             pass
 
+    def implementations(self, hook: str) -> dict[str, Callable[..., Any]]:
+        """Each plugin's implementation of a hook, by the plugin's name."""
+        return {
+            self._manager.get_name(plugin) or "?": self._caller(hook, plugin)
+            for plugin in self._implementers(hook)
+        }
+
     def notify(self, hook: str, **arguments: object) -> None:
         """Call an observer hook; an exception in one is logged and never ends a run."""
-        for plugin in self._implementers(hook):
+        for name, observe in self.implementations(hook).items():
             try:
-                self._caller(hook, plugin)(**arguments)
-            except Exception:
-                log.exception("plugin %r raised in %s", self._manager.get_name(plugin), hook)
+                observe(**arguments)
+            except Exception:  # a plugin's code: a run must not end for an observer
+                log.exception("plugin %r raised in %s", name, hook)
 
     def _provided(self, hook: str, kind: type[T]) -> Mapping[str, T]:
         provided: dict[str, T] = {}
         for plugin_name, results in self._each(hook):
+            if not isinstance(results, list | tuple):
+                self._failed_in(
+                    plugin_name, hook, f"returned a {type(results).__name__}, not a list"
+                )
+                continue
             for item in results:
                 if not isinstance(item, kind):
                     self._failed_in(
@@ -194,10 +198,9 @@ class Plugins:
         return dict(sorted(provided.items()))
 
     def _each(self, hook: str, **arguments: object) -> Iterator[tuple[str, list[Any]]]:
-        for plugin in self._implementers(hook):
-            name = self._manager.get_name(plugin) or "?"
+        for name, implementation in self.implementations(hook).items():
             try:
-                results = self._caller(hook, plugin)(**arguments)
+                results = implementation(**arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 a plugin's code: anything may come
                 self._failed_in(name, hook, _one_line(error))
                 continue

@@ -93,10 +93,14 @@ class Run:
         """
         try:
             document = yaml.safe_load((path / "config.yaml").read_text())
-            if not isinstance(document, dict) or document.keys() < {"variant", "data", "config"}:
-                raise ConfigError(f"{path / 'config.yaml'} doesn't describe a run")
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} is not a run: {error}") from error
+        needed = {"variant", "data", "source", "config"}
+        if not isinstance(document, dict) or not needed <= document.keys():
+            raise ConfigError(
+                f"{path / 'config.yaml'} doesn't describe a run: it needs "
+                + ", ".join(sorted(needed))
+            )
         return document
 
     def latest_checkpoint(self) -> Path:

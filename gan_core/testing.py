@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from .trainer import Trainer
     from .variant import PaperCheck, TrainConfig, Variant
 
-__all__ = ["Check", "CheckResult", "check_variant", "checks"]
+__all__ = [
+    "Check",
+    "CheckResult",
+    "built",
+    "check_variant",
+    "checks",
+    "exported",
+    "noise_images",
+    "run_checks",
+    "tiny_config",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,12 @@ def checks(variant: Variant, plugins: Plugins | None = None) -> list[Check]:
         Check(f"paper: {one.claim}", partial(_paper_check, check=one))
         for one in variant.paper_checks
     ]
-    return [*_KIT, *(plugins or Plugins()).checks.values(), *paper]
+    users = (plugins or Plugins()).implementations("ganforge_check_export")
+    used = [
+        Check(f"{name} takes what is exported", partial(_used, check=check))
+        for name, check in users.items()
+    ]
+    return [*_KIT, *used, *paper]
 
 
 def check_variant(variant: Variant, plugins: Plugins | None = None) -> list[CheckResult]:
@@ -188,6 +203,12 @@ def _exports(variant: Variant) -> None:
     with tempfile.TemporaryDirectory() as folder:
         card, _ = exported(variant, Path(folder))
         assert ModelCard.model_validate_json(card.model_dump_json()) == card
+
+
+def _used(variant: Variant, check: Callable[..., None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        card, graph = exported(variant, Path(folder))
+        check(card=card, directory=graph.parent)
 
 
 def _seed_decides(variant: Variant) -> None:

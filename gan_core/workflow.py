@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
@@ -17,7 +19,7 @@ from .card import DataSource, ModelCard
 from .data import Images, open_data
 from .errors import CheckpointError, ConfigError, TrainingDiverged
 from .evaluation import evaluate
-from .export import export
+from .export import export, write_card
 from .loop import fit
 from .run import Run
 
@@ -31,6 +33,7 @@ __all__ = [
     "configured",
     "evaluate_run",
     "export_run",
+    "open_images",
     "open_run",
     "read_card",
     "start_run",
@@ -65,8 +68,9 @@ def start_run(
     Raises:
         ConfigError, DataError, PluginError: see the message; no folder was made.
     """
-    _known(variant, settings)
-    _, images = open_data(data, settings.get("resolution_px"), plugins)
+    checked = _validated(variant, settings)  # before anything is downloaded or decoded
+    side_px = checked.resolution_px if "resolution_px" in settings else None
+    _, images = open_data(data, side_px, plugins)
     config = configured(variant, settings, images)
     run = Run(path, variant, data, images.source, config)
     run.create()
@@ -110,9 +114,9 @@ def train(run: Run, images: Images, plugins: Plugins, progress: Progress | None 
         TrainingDiverged, CheckpointError, Interrupted: as ``fit``.
     """
     accelerator = Accelerator()
-    torch.manual_seed(run.config.seed)
+    _seed(run.config.seed)
     trainer = run.variant.build(run.config, accelerator)
-    torch.manual_seed(run.config.seed + accelerator.process_index)
+    _seed(run.config.seed + accelerator.process_index)
     try:
         return fit(trainer, images, run, accelerator, plugins=plugins, progress=progress)
     except OSError as error:
@@ -199,11 +203,11 @@ def evaluate_run(
         chosen,
         samples=samples or min(len(images), 10_000),
         seed=seed,
+        ema=run.config.ema_halflife_kimg > 0,
         progress=progress,
     )
     kept = [old for old in card.metrics if old.provenance != scores[0].provenance]
-    scored = card.model_copy(update={"metrics": (*kept, *scores)})
-    (run.export / "card.json").write_text(scored.model_dump_json(indent=2))
+    write_card(run.export, card.model_copy(update={"metrics": (*kept, *scores)}))
     return scores
 
 
@@ -213,6 +217,12 @@ def _current_export(run: Run, plugins: Plugins) -> ModelCard:
         if card.trained_kimg == float(run.latest_checkpoint().name):
             return card
     return export_run(run, plugins)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # a plugin may draw from it
+    torch.manual_seed(seed)
 
 
 def _model_name(run: Run) -> str:

@@ -1,0 +1,1 @@
+"""Serving exported generators: repository, engines, service, gateway. Never torch."""

@@ -1,0 +1,92 @@
+"""What a client gets back: images that know the seed that makes them again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["GeneratedImage", "ImageBatch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneratedImage:
+    """One generated image."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 [H, W, C]."""
+    seed: int | None
+    """``generate(model=…, seed=…)`` makes this image again; None where latents were given."""
+
+    def pil(self) -> Image.Image:
+        """As a Pillow image: grey, RGB or RGBA."""
+        pixels = self.pixels
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """As a uint8 [H, W, C] array."""
+        return self.pixels
+
+    def save(self, path: str | Path) -> None:
+        """Write it; the suffix decides the format."""
+        self.pil().save(path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageBatch(Sequence[GeneratedImage]):
+    """The images of one request."""
+
+    images: tuple[GeneratedImage, ...]
+    model: str
+    version: int
+    """The model's version that made them."""
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """Of each image."""
+        return [image.seed for image in self.images]
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """All of them as uint8 [N, H, W, C]."""
+        return np.stack([image.pixels for image in self.images])
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write each as folder/<model>-<seed or index>.png; returns the paths."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for i, image in enumerate(self.images):
+            name = f"{self.model}-{i:04d}" if image.seed is None else f"{self.model}-{image.seed}"
+            paths.append(target / f"{name}.png")
+            image.save(paths[-1])
+        return paths
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """All of them in one picture, about a square unless ``columns`` says otherwise."""
+        from gan_core.grid import grid
+
+        return grid(self.numpy(), columns)
+
+    @overload
+    def __getitem__(self, index: int) -> GeneratedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[GeneratedImage]: ...
+    def __getitem__(self, index: int | slice) -> GeneratedImage | Sequence[GeneratedImage]:
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def decoded(png: bytes) -> NDArray[np.uint8]:
+    """A PNG as uint8 [H, W, C]."""
+    array: NDArray[Any] = np.asarray(Image.open(io.BytesIO(png)))
+    return array[..., None] if array.ndim == 2 else array

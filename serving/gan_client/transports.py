@@ -1,0 +1,163 @@
+"""How a client reaches a model: over HTTP, on Triton directly, or in this process."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import httpx
+from pydantic import ValidationError
+
+from gan_core.card import ModelCard
+from gan_core.errors import (
+    SERVICE_ERRORS,
+    ConfigError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    ServiceError,
+    Unavailable,
+)
+
+from .images import GeneratedImage, ImageBatch, decoded
+
+if TYPE_CHECKING:
+    from gan_serving.schema import GenerationRequest
+
+__all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
+
+
+class Transport(Protocol):
+    """Carries a request to a model. Every method raises ``ServiceError`` and nothing else."""
+
+    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
+        """Images for a request."""
+
+    async def models(self) -> list[ModelCard]:
+        """The newest card of every model."""
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+
+
+def open_transport(url: str, http: httpx.AsyncClient | None = None) -> Transport:
+    """A transport for http://, https://, triton://host:port or local:PATH.
+
+    Raises:
+        ConfigError: another kind of URL.
+        Unavailable: local: without onnxruntime, or without such a folder.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme in ("http", "https"):
+        return HttpTransport(http or httpx.AsyncClient(base_url=url))
+    if scheme == "triton" and ":" in rest:
+        from gan_serving.triton_engine import TritonEngine
+
+        return ServiceTransport(TritonEngine(rest.removeprefix("//")))
+    if scheme == "local" and rest:
+        from gan_serving.ort_engine import OrtEngine
+
+        return ServiceTransport(OrtEngine(Path(rest)))
+    raise ConfigError(f"{url!r} is not an address: use http://…, triton://host:port or local:PATH")
+
+
+class ServiceTransport:
+    """The image service in this process, over any engine."""
+
+    def __init__(self, engine: Any) -> None:
+        from gan_serving.service import ImageService
+
+        self._service = ImageService(engine, max_n=10_000, timeout_s=float("inf"))
+
+    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
+        """Images for a request."""
+        answer = await self._service.generate(request, timeout_s)
+        pairs = zip(answer.images, answer.seeds, strict=True)
+        images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
+        return ImageBatch(images, answer.model, answer.version)
+
+    async def models(self) -> list[ModelCard]:
+        """The newest card of every model."""
+        return [published.card for published in await self._service.models()]
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self._service.engine.close()
+
+
+class HttpTransport:
+    """The gateway over HTTP."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
+        """Images for a request."""
+        body = request.model_dump(exclude_none=True, exclude_defaults=True)
+        answer = await self._call("POST", "/v1/images/generations", timeout_s, body)
+        try:
+            images = tuple(
+                GeneratedImage(decoded(base64.b64decode(item["b64_json"])), item["seed"])
+                for item in answer["data"]
+            )
+            return ImageBatch(images, answer["model"], answer["version"])
+        except (KeyError, TypeError, OSError, binascii.Error) as error:
+            raise _not_ours(self._http.base_url, error) from error
+
+    async def models(self) -> list[ModelCard]:
+        """The newest card of every model."""
+        answer = await self._call("GET", "/v1/models", 30.0)
+        try:
+            return [ModelCard.model_validate(item["card"]) for item in answer["data"]]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise _not_ours(self._http.base_url, error) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _call(
+        self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None
+    ) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body, timeout=timeout_s)
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            text = str(error) or type(error).__name__
+            raise ConnectionFailed(f"can't reach {self._http.base_url}: {text}") from error
+        if response.is_error:
+            _raise(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _not_ours(self._http.base_url, error) from error
+
+
+def _raise(response: httpx.Response) -> NoReturn:
+    """The exception that the server's error stands for."""
+    try:
+        error = response.json()["error"]
+        kind, message, param = error["code"], str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        kind, message, param = "", f"{response.status_code} from {response.url}", None
+    fallback: type[ServiceError] = Unavailable if response.status_code == 503 else InternalError
+    raise SERVICE_ERRORS.get(kind, fallback)(
+        message,
+        param=param,
+        retry_after_s=_seconds(response.headers.get("retry-after")),
+        request_id=response.headers.get("x-request-id"),
+    )
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return None if header is None else max(0.0, float(header))
+    except ValueError:
+        return None  # a date: no server of ours sends one
+
+
+def _not_ours(url: httpx.URL, error: Exception) -> InternalError:
+    return InternalError(f"{url} doesn't answer as a ganforge gateway does: {error!r}")

@@ -1,0 +1,205 @@
+"""The commands that serving adds to ``ganforge``: publish, serve, generate, models."""
+
+from __future__ import annotations
+
+import json
+import logging
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gan_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gan_client import Client
+
+__all__ = ["add_commands"]
+
+console = Console()
+say = partial(console.print, highlight=False, soft_wrap=True)
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
+Url = Annotated[str, typer.Option(help="http://…, triton://host:port or local:PATH.")]
+
+
+class EngineName(StrEnum):
+    """What runs the graphs."""
+
+    TRITON = "triton"
+    ORT = "ort"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add them."""
+    from .triton_commands import app as triton
+
+    for command, example in (
+        (publish, "ganforge publish runs/first --model digits_dcgan"),
+        (serve, "ganforge serve --engine triton --http-port 8080"),
+        (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
+        (models, "ganforge models --json"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+    app.add_typer(triton)
+
+
+def publish(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder with an export.")],
+    model: Annotated[str | None, typer.Option(help="Name to serve under: [a-z0-9_]+.")] = None,
+    repository: Repository = Path("model_repository"),
+    triton: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Triton to load it into, gRPC.")
+    ] = None,
+) -> None:
+    """Publish an exported generator as a new version; a running 'ganforge serve' picks it up."""
+    from .repository import publish as publish_to
+
+    source = _export_of(run)
+    published, path = publish_to(source, repository, model)
+    context.obj.notify(
+        "ganforge_published", card=published.card, version=published.version, path=path
+    )
+    say(f"{path}: {published.name} version {published.version}")
+    if triton:
+        _load_into(triton, published.name)
+        say(f"loaded by Triton at {triton}")
+    say(f"Next: ganforge serve --repository {repository}")
+
+
+def _export_of(run: Path) -> Path:
+    """The folder with model.onnx; a run that wasn't exported yet is, first."""
+    if (run / "card.json").exists() or not (run / "config.yaml").exists():
+        return run
+    if not (run / "export" / "card.json").exists():
+        raise ConfigError(f"{run} is not exported yet: ganforge export {run}")
+    return run / "export"
+
+
+def _load_into(address: str, model: str) -> None:
+    import asyncio
+
+    from .triton_engine import TritonEngine
+
+    async def load() -> None:
+        engine = TritonEngine(address)
+        try:
+            await engine.load(model)
+        finally:
+            await engine.close()
+
+    asyncio.run(load())
+
+
+def serve(
+    repository: Repository = Path("model_repository"),
+    engine: Annotated[
+        EngineName | None, typer.Option(help="triton where it is installed, else ort.")
+    ] = None,
+    triton: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Triton that runs already, gRPC.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 8080,
+    max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest a request may take.")] = 30.0,
+) -> None:
+    """Serve a repository over HTTP, until Ctrl-C or SIGTERM."""
+    import asyncio
+
+    from .server import Options
+    from .server import serve as run_server
+
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    chosen = engine or (EngineName.TRITON if triton or _has_triton() else EngineName.ORT)
+    if triton and chosen is EngineName.ORT:
+        raise ConfigError("--triton goes with --engine triton")
+    options = Options(
+        repository=repository,
+        engine=chosen.value,
+        triton=triton,
+        host=host,
+        http_port=http_port,
+        max_n=max_n,
+        timeout_s=timeout_s,
+    )
+    note = "" if engine or triton or chosen is EngineName.TRITON else f" ({_why_no_triton()})"
+    asyncio.run(run_server(options, lambda url: say(f"{url}  engine {chosen.value}{note}")))
+
+
+def _has_triton() -> bool:
+    from . import local_triton
+
+    return local_triton.unsupported() is None and local_triton.installed(local_triton.home())
+
+
+def _why_no_triton() -> str:
+    from . import local_triton
+
+    return local_triton.unsupported() or "no local Triton: 'ganforge triton install' brings it"
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A published model; see 'ganforge models'.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 16,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first; random by default.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Class, by index or name.")] = None,
+    truncation: Annotated[float | None, typer.Option(help="ψ; less is more typical.")] = None,
+    out: Annotated[Path, typer.Option(help="A .png for a grid, or a folder for single files.")] = (
+        Path("grid.png")
+    ),
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Generate images and save them."""
+    chosen = int(label) if label is not None and label.isdecimal() else label
+    with _client(url) as client:
+        batch = client.images.generate(
+            model=model, n=n, seed=seed, label=chosen, truncation=truncation
+        )
+    if out.suffix:
+        if out.suffix.lower() != ".png":
+            raise ConfigError(f"--out {out}: a grid is a .png")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        batch.grid().save(out)
+    else:
+        batch.save(out)
+    say(f"{out}: {n} images of {batch.model} version {batch.version}, seed {batch.seeds[0]}")
+
+
+def models(
+    url: Url = DEFAULT_URL,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the models that a server, a Triton or a repository offers."""
+    with _client(url) as client:
+        cards = client.models.list()
+    if as_json:
+        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards]))
+        return
+    table = Table("model", "variant", "data", "inputs", "image", "kimg", "scores")
+    for card in cards:
+        output = card.output
+        table.add_row(
+            card.model,
+            card.variant,
+            card.data.name,
+            ", ".join(item.role for item in card.inputs),
+            f"{output.width}×{output.height}×{output.channels}",
+            f"{card.trained_kimg:g}",
+            ", ".join(f"{score.metric} {score.value:.4g}" for score in card.metrics),
+        )
+    console.print(table)
+
+
+def _client(url: str) -> Client:
+    from gan_client import Client
+
+    return Client(url)

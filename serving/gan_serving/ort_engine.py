@@ -1,0 +1,224 @@
+"""The in-process engine: onnxruntime over the same repository, with a batcher of its own.
+
+Without process hops it is the fastest executor on a CPU. It doesn't wait for a batch: it takes
+what is queued whenever the session is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gan_core.errors import DeadlineExceeded, InternalError, ModelNotFound, QueueFull, Unavailable
+
+from .engine import Inference
+from .repository import MAX_BATCH_SIZE, MAX_QUEUE_SIZE, Published, model_names, read
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from .engine import Inputs
+
+__all__ = ["OrtEngine"]
+
+log = logging.getLogger(__name__)
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+Request = tuple["Inputs", int, "Future[Any]"]
+
+
+class OrtEngine:
+    """Serves a repository in this process. A newly published version is picked up by itself.
+
+    Args:
+        repository: a Triton model repository.
+        threads: intra-op threads per session; 0 = all cores.
+
+    Raises:
+        Unavailable: onnxruntime isn't installed, or there is no such folder.
+    """
+
+    def __init__(self, repository: Path, threads: int = 0) -> None:
+        try:
+            import onnxruntime as _  # noqa: F401
+        except ImportError as error:
+            raise Unavailable(
+                f"serving in process needs onnxruntime: pip install 'ganforge[serve]' ({error})"
+            ) from error
+        if not repository.is_dir():
+            raise Unavailable(f"{repository} is not a model repository: no such folder")
+        self._repository = repository
+        self._threads = threads
+        self._published: dict[str, tuple[int, Published]] = {}
+        self._batchers: dict[tuple[str, int], _Batcher] = {}
+        self._loading = asyncio.Lock()
+
+    async def infer(
+        self, model: str, inputs: Inputs, version: int | None, timeout_s: float
+    ) -> Inference:
+        """Run the graph; requests that wait together share a batch."""
+        published = await self.published(model)
+        chosen = published.version if version is None else version
+        if chosen not in published.cards:
+            raise ModelNotFound(
+                f"model {model!r} has no version {chosen}; serving: {sorted(published.cards)}"
+            )
+        batcher = await self._batcher(model, chosen)
+        try:
+            image = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(inputs)), timeout_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{model} gave no answer within {timeout_s:g} s") from error
+        return Inference(image, chosen)
+
+    async def published(self, model: str) -> Published:
+        """The versions that serve, read again when config.pbtxt changed."""
+        try:
+            changed_ns = (self._repository / model / "config.pbtxt").stat().st_mtime_ns
+        except (OSError, ValueError):
+            return read(self._repository, model)
+        known = self._published.get(model)
+        if known is None or known[0] != changed_ns:
+            known = changed_ns, read(self._repository, model)
+            self._published[model] = known
+        return known[1]
+
+    async def models(self) -> list[str]:
+        """Every model in the repository."""
+        return model_names(self._repository)
+
+    async def close(self) -> None:
+        """Stop the batchers."""
+        for batcher in self._batchers.values():
+            batcher.close()
+        self._batchers.clear()
+
+    async def _batcher(self, model: str, version: int) -> _Batcher:
+        key = model, version
+        if key not in self._batchers:
+            async with self._loading:
+                if key not in self._batchers:
+                    path = self._repository / model / str(version) / "model.onnx"
+                    session = await asyncio.to_thread(_session, path, self._threads)
+                    self._forget_old(model)
+                    self._batchers[key] = _Batcher(session, f"{model}@{version}")
+        return self._batchers[key]
+
+    def _forget_old(self, model: str) -> None:
+        _, published = self._published[model]
+        for key in [k for k in self._batchers if k[0] == model and k[1] not in published.cards]:
+            self._batchers.pop(key).close()
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # spinning threads fight the rest of the process for its cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=_providers())
+    except Exception as error:  # onnxruntime raises what it likes
+        raise Unavailable(
+            f"{path.parent.parent.name}: the graph can't be loaded: {error}"
+        ) from error
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    cuda = "CUDAExecutionProvider"
+    if NVIDIA_DRIVER.exists() and cuda in onnxruntime.get_available_providers():
+        onnxruntime.preload_dlls()  # CUDA's libraries from the wheels that torch uses
+        return [cuda, "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+class _Batcher:
+    """One session, one worker thread, one queue."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._queue: deque[Request] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        threading.Thread(target=self._work, name=f"onnxruntime {name}", daemon=True).start()
+
+    def submit(self, inputs: Inputs) -> Future[Any]:
+        future: Future[Any] = Future()
+        n = len(next(iter(inputs.values())))
+        with self._wake:
+            if self._closed:
+                raise Unavailable(f"{self._name} is being replaced", retry_after_s=1)
+            if len(self._queue) >= MAX_QUEUE_SIZE:
+                raise QueueFull(
+                    f"{self._name} has {MAX_QUEUE_SIZE} requests waiting", retry_after_s=1
+                )
+            self._queue.append((inputs, n, future))
+            self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            futures = [future for _, _, future in batch]
+            try:
+                images = self._run([inputs for inputs, _, _ in batch])
+            except Exception as error:  # noqa: BLE001 onnxruntime raises what it likes
+                self._one_by_one(batch, error)
+                continue
+            ends = np.cumsum([n for _, n, _ in batch])[:-1]
+            for future, image in zip(futures, np.split(images, ends), strict=True):
+                future.set_result(image)
+
+    def _take(self) -> list[Request]:
+        """What is queued and fits one run: at most MAX_BATCH_SIZE rows of one shape."""
+        batch: list[Request] = []
+        rows = 0
+        with self._wake:
+            while not batch:
+                while not self._queue:
+                    if self._closed:
+                        return []
+                    self._wake.wait()
+                while self._queue and self._fits(batch, rows):
+                    inputs, n, future = self._queue.popleft()
+                    if future.set_running_or_notify_cancel():
+                        batch.append((inputs, n, future))
+                        rows += n
+        return batch
+
+    def _fits(self, batch: list[Request], rows: int) -> bool:
+        inputs, n, _ = self._queue[0]
+        return not batch or (rows + n <= MAX_BATCH_SIZE and _shapes(inputs) == _shapes(batch[0][0]))
+
+    def _run(self, requests: list[Inputs]) -> Any:
+        together = {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
+        return self._session.run(None, together)[0]
+
+    def _one_by_one(self, batch: list[Request], error: Exception) -> None:
+        """Find out whose row failed, so that nobody else's does."""
+        for inputs, _, future in batch:
+            try:
+                if len(batch) == 1:
+                    raise error
+                future.set_result(self._run([inputs]))
+            except Exception as cause:  # noqa: BLE001 onnxruntime raises what it likes
+                log.error("%s failed: %s", self._name, cause)
+                future.set_exception(InternalError(f"{self._name} failed"))
+
+
+def _shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    return [array.shape[1:] for array in inputs.values()]

@@ -1,0 +1,30 @@
+"""The built-in server is a plugin like any other: it adds commands and one conformance check."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gan_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import typer
+
+    from gan_core.card import ModelCard
+
+
+@hookimpl
+def ganforge_commands(app: typer.Typer) -> None:
+    """publish, serve, generate, models, triton."""
+    from .commands import add_commands
+
+    add_commands(app)
+
+
+@hookimpl
+def ganforge_check_export(card: ModelCard, directory: Path) -> None:
+    """A repository takes it, and serves it: n = 3 equals three times n = 1."""
+    from .conformance import check_served
+
+    check_served(card, directory)

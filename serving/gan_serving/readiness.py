@@ -1,0 +1,48 @@
+"""Whether each model really answers: one inference each, shared by everybody who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from gan_core.errors import ServiceError
+
+if TYPE_CHECKING:
+    from .service import ImageService
+
+__all__ = ["Readiness"]
+
+FRESH_S = 1.0
+PROBE_TIMEOUT_S = 5.0
+
+
+class Readiness:
+    """Runs a real inference per model, at most one round a second however many probes come."""
+
+    def __init__(self, service: ImageService) -> None:
+        self._service = service
+        self._lock = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._problems: dict[str, ServiceError | None] = {}
+
+    async def check(self) -> dict[str, ServiceError | None]:
+        """Each model's problem, None where it serves.
+
+        Raises:
+            ServiceError: the engine can't even say which models there are.
+        """
+        async with self._lock:
+            if time.monotonic() - self._checked_at > FRESH_S:
+                names = await self._service.engine.models()
+                found = await asyncio.gather(*map(self._probe, names))
+                self._problems = dict(zip(names, found, strict=True))
+                self._checked_at = time.monotonic()
+            return self._problems
+
+    async def _probe(self, model: str) -> ServiceError | None:
+        try:
+            await self._service.check(model, PROBE_TIMEOUT_S)
+        except ServiceError as error:
+            return error
+        return None

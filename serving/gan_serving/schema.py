@@ -1,0 +1,156 @@
+"""What goes over the wire: request and response bodies in OpenAI's shapes, with ours as extras."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from gan_core.card import ModelCard
+from gan_core.errors import InvalidRequest, ServiceError
+from gan_core.latents import SEED_LIMIT
+
+__all__ = [
+    "GenerationRequest",
+    "GenerationResponse",
+    "ImageData",
+    "ModelInfo",
+    "ModelList",
+    "Usage",
+    "explained",
+    "parsed",
+    "problem",
+]
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class GenerationRequest(_Body):
+    """Body of ``POST /v1/images/generations``."""
+
+    model: Annotated[StrictStr, Field(min_length=1, max_length=64, examples=["digits_dcgan"])]
+    """Name of a published model."""
+    n: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Images; as many as there are labels or latents, or 1, by default."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=SEED_LIMIT)] | None = None
+    """Image i is a function of seed + i alone; drawn by the server by default, and returned."""
+    label: StrictInt | StrictStr | None = None
+    """Class of every image, by index or name; models with classes only."""
+    labels: Annotated[list[StrictInt | StrictStr], Field(min_length=1)] | None = None
+    """Class of each image."""
+    truncation: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Truncation ψ; models with truncation only."""
+    latents: list[list[float]] | StrictStr | None = None
+    """z itself, n × dim numbers, or base64 of little-endian float32; a seed is ignored then."""
+    size: StrictStr = Field(default="auto", max_length=16)
+    """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""
+    output_format: Literal["png"] = "png"
+    response_format: Literal["b64_json"] = "b64_json"
+    prompt: Annotated[StrictStr, Field(max_length=0)] | None = None
+    """For OpenAI's clients, which insist on one: empty, as no text is understood."""
+    user: Annotated[StrictStr, Field(max_length=256)] | None = None
+    """Ignored; for OpenAI's clients."""
+
+
+class ImageData(_Body):
+    """One image."""
+
+    b64_json: str
+    """PNG, base64."""
+    seed: int | None
+    """Makes this image again with n = 1; None where the request gave latents."""
+
+
+class Usage(_Body):
+    """What a request cost."""
+
+    images: int
+    compute_ms: float
+    """From validation to pixels."""
+
+
+class GenerationResponse(_Body):
+    """Answer of ``POST /v1/images/generations``."""
+
+    created: int
+    """Unix time."""
+    data: list[ImageData]
+    model: str
+    version: int
+    output_format: Literal["png"] = "png"
+    size: str
+    """``WIDTHxHEIGHT``."""
+    usage: Usage
+
+
+class ModelInfo(_Body):
+    """One model, as OpenAI lists them, and its card."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """Unix time of the newest version's export."""
+    owned_by: str = "ganforge"
+    versions: list[int]
+    """Those that serve."""
+    card: ModelCard
+    """The newest version's: inputs with their ranges, output, scores."""
+
+
+class ModelList(_Body):
+    """Answer of ``GET /v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+def parsed(**fields: Any) -> GenerationRequest:
+    """A request from keyword arguments, None left out.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or out of range.
+    """
+    try:
+        given = {name: value for name, value in fields.items() if value is not None}
+        return GenerationRequest.model_validate(given)
+    except ValidationError as error:
+        raise explained(error.errors(include_url=False)) from error
+
+
+def explained(errors: Any) -> InvalidRequest:
+    """Pydantic's findings as one error that names every field, its value and what would do."""
+    texts: dict[str, list[str]] = {}
+    for item in errors:
+        where = [str(part) for part in item["loc"] if part != "body"]
+        # a union's findings name its branches too; the field alone is what a user knows
+        field = where[0] if where else "body"
+        given = f" (given {_short(item['input'])})" if item["type"] != "missing" else ""
+        texts.setdefault(field, []).append(f"{item['msg']}{given}")
+    message = "; ".join(f"{field}: {found[0]}" for field, found in texts.items())
+    return InvalidRequest(message, param=next(iter(texts), None))
+
+
+def problem(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """An RFC 9457 problem, with the ``error`` member that OpenAI's clients read."""
+    return {
+        "type": f"urn:ganforge:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "request_id": request_id,
+        "error": {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+        },
+    }
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

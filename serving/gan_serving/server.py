@@ -1,0 +1,144 @@
+"""``ganforge serve``: an engine, the gateway over it, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from gan_core.errors import ConfigError
+
+from .gateway import create_app
+from .ort_engine import OrtEngine
+from .readiness import Readiness
+from .service import ImageService
+from .supervisor import Supervisor
+from .triton_engine import TritonEngine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from .engine import Engine
+
+__all__ = ["Options", "serve"]
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to serve."""
+
+    repository: Path
+    engine: str
+    """``triton`` or ``ort``."""
+    triton: str | None = None
+    """``host:port`` of a Triton that runs already; None starts the local one."""
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    """0 = any free one."""
+    max_n: int = 64
+    """Most images per request."""
+    timeout_s: float = 30.0
+    """Longest that a request may take."""
+
+
+async def serve(options: Options, on_start: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; requests in flight are answered first.
+
+    ``on_start`` gets the gateway's URL once it listens.
+
+    Raises:
+        ConfigError: the port is taken, or there is no such repository.
+        TritonError: the local Triton doesn't start.
+    """
+    if options.triton is None and not options.repository.is_dir():
+        raise ConfigError(
+            f"{options.repository} is not a model repository: publish a model into it first"
+        )
+    with _listen(options.host, options.http_port) as listening:
+        async with _engine(options) as engine:
+            service = ImageService(engine, max_n=options.max_n, timeout_s=options.timeout_s)
+            readiness = Readiness(service)
+            async with _supervised(options, engine, readiness):
+                await _run(create_app(service, readiness), listening, on_start)
+
+
+@contextlib.asynccontextmanager
+async def _engine(options: Options) -> AsyncIterator[Engine]:
+    if options.engine == "ort":
+        engine: Engine = OrtEngine(options.repository)
+    else:
+        engine = TritonEngine(options.triton or "")
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@contextlib.asynccontextmanager
+async def _supervised(
+    options: Options, engine: Engine, readiness: Readiness
+) -> AsyncIterator[None]:
+    """The local Triton under supervision, where there is one."""
+    if not isinstance(engine, TritonEngine) or options.triton:
+        yield
+        return
+    from .local_triton import LocalTriton, home
+
+    with tempfile.TemporaryDirectory(prefix="ganforge-triton-") as folder:
+        triton = LocalTriton(options.repository, home=home(), log=Path(folder) / "triton.log")
+        supervisor = Supervisor(triton, engine, options.repository, readiness)
+        try:
+            await supervisor.start()
+            watching = asyncio.create_task(supervisor.run())
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        finally:
+            await supervisor.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"can't listen on {host}:{port}: {error}; choose another --host or --http-port"
+        ) from error
+    return listening
+
+
+async def _run(app: object, listening: socket.socket, on_start: Callable[[str], None]) -> None:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal again once it has drained: what comes after it must still run
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    serving = asyncio.create_task(server.serve([listening]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    host, port = listening.getsockname()[:2]
+    on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    await serving

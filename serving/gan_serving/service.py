@@ -1,0 +1,242 @@
+"""The image service: validate → latents → engine → pixels. Every face is thin over it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gan_core.card import LabelInput, LatentInput, ModelCard, TruncationInput
+from gan_core.errors import InternalError, InvalidRequest, NotSupported
+from gan_core.latents import draw, random_seed, seed_range
+
+from .repository import MAX_BATCH_SIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .engine import Engine
+    from .repository import Published
+    from .schema import GenerationRequest
+
+__all__ = ["Generation", "ImageService"]
+
+GENERATED_FROM = ("latent", "label", "truncation")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Generated images, and all that is needed to make them again."""
+
+    model: str
+    version: int
+    images: NDArray[np.uint8]
+    """uint8 [N, H, W, C]."""
+    seeds: tuple[int | None, ...]
+    """Of each image; None where the request gave its latents."""
+    compute_ms: float
+
+
+class ImageService:
+    """Generates images with an engine.
+
+    Args:
+        engine: runs the graphs.
+        max_n: most images a request may ask for.
+        timeout_s: longest that a request may take.
+    """
+
+    def __init__(self, engine: Engine, *, max_n: int = 64, timeout_s: float = 30.0) -> None:
+        self.engine = engine
+        self.max_n = max_n
+        self.timeout_s = timeout_s
+
+    async def generate(
+        self, request: GenerationRequest, timeout_s: float | None = None
+    ) -> Generation:
+        """Images for a request.
+
+        Raises:
+            ServiceError: the request can't be fulfilled; the subclass says why.
+        """
+        started = time.perf_counter()
+        published = await self.engine.published(request.model)
+        seeds, inputs = _tensors(request, published.card, self.max_n)
+        limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
+        images, version = await self._infer(published, inputs, limit_s)
+        given = request.latents is not None
+        return Generation(
+            model=request.model,
+            version=version,
+            images=images,
+            seeds=tuple(None if given else seed for seed in seeds),
+            compute_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    async def models(self) -> list[Published]:
+        """Every model that can be asked for, by name."""
+        names = await self.engine.models()
+        return [await self.engine.published(name) for name in names]
+
+    async def check(self, model: str, timeout_s: float) -> None:
+        """Prove that a model serves, by one real inference.
+
+        Raises:
+            ServiceError: it doesn't.
+        """
+        published = await self.engine.published(model)
+        await self._infer(published, draw(published.card.inputs, [0]), timeout_s)
+
+    async def _infer(
+        self, published: Published, inputs: dict[str, NDArray[Any]], timeout_s: float
+    ) -> tuple[NDArray[np.uint8], int]:
+        n = len(next(iter(inputs.values())))
+        parts = [
+            {name: array[start : start + MAX_BATCH_SIZE] for name, array in inputs.items()}
+            for start in range(0, n, MAX_BATCH_SIZE)
+        ]
+        # all parts come from one version, even if another is published meanwhile
+        version = published.version if len(parts) > 1 else None
+        answers = await asyncio.gather(
+            *(self.engine.infer(published.name, part, version, timeout_s) for part in parts)
+        )
+        images = np.concatenate([answer.image for answer in answers])
+        _verify(published.card, images, n)
+        return images, answers[0].version
+
+
+def _tensors(
+    request: GenerationRequest, card: ModelCard, max_n: int
+) -> tuple[list[int], dict[str, NDArray[Any]]]:
+    """Seeds of the images, and the graph's inputs."""
+    n = _count(request, max_n)
+    _check_size(request, card)
+    _refuse_unused(request, card)
+    seeds = seed_range(random_seed() if request.seed is None else request.seed, n)
+    inputs = draw(card.inputs, seeds)
+    for item in card.inputs:
+        match item:
+            case LatentInput() if request.latents is not None:
+                inputs[item.name] = _latents(request.latents, n, item.dim)
+            case LabelInput():
+                labels = _labels(request, n)
+                if labels:
+                    indices = [_class_index(label, item, card.model) for label in labels]
+                    inputs[item.name] = np.array(indices, dtype=np.int64)[:, None]
+            case TruncationInput() if request.truncation is not None:
+                inputs[item.name] = _truncation(request.truncation, item, n)
+    return seeds, inputs
+
+
+def _count(request: GenerationRequest, max_n: int) -> int:
+    implied = [
+        len(given)
+        for given in (request.labels, request.latents)
+        if given is not None and not isinstance(given, str)
+    ]
+    n = request.n or (implied[0] if implied else 1)
+    if n > max_n:
+        raise InvalidRequest(f"n: {n} images are asked for; at most {max_n} per request", param="n")
+    for name, given in (("labels", request.labels), ("latents", request.latents)):
+        if given is not None and not isinstance(given, str) and len(given) != n:
+            raise InvalidRequest(f"{name}: {len(given)} are given for n = {n}", param=name)
+    return n
+
+
+def _check_size(request: GenerationRequest, card: ModelCard) -> None:
+    made = f"{card.output.width}x{card.output.height}"
+    if request.size not in ("auto", made):
+        raise InvalidRequest(
+            f"size: {card.model!r} makes {made} images, not {request.size!r}; "
+            f"'auto' or {made!r} are accepted",
+            param="size",
+        )
+
+
+def _refuse_unused(request: GenerationRequest, card: ModelCard) -> None:
+    """A field that the model has no input for is a mistake, not something to ignore."""
+    other = [item.role for item in card.inputs if item.role not in GENERATED_FROM]
+    if other:
+        raise NotSupported(f"{card.model!r} needs a {other[0]} input: it can't generate from noise")
+    for field, role in (
+        ("label", "label"),
+        ("labels", "label"),
+        ("truncation", "truncation"),
+        ("latents", "latent"),
+    ):
+        if getattr(request, field) is not None and card.input(role) is None:
+            raise InvalidRequest(f"{field}: {card.model!r} has no {role} input", param=field)
+    if request.label is not None and request.labels is not None:
+        raise InvalidRequest("label: give label or labels, not both", param="label")
+
+
+def _labels(request: GenerationRequest, n: int) -> Sequence[int | str]:
+    if request.labels is not None:
+        return request.labels
+    return [] if request.label is None else [request.label] * n
+
+
+def _class_index(label: int | str, item: LabelInput, model: str) -> int:
+    if isinstance(label, int) and 0 <= label < len(item.classes):
+        return label
+    if isinstance(label, str) and label in item.classes:
+        return item.classes.index(label)
+    names = ", ".join(item.classes[:20]) + (", …" if len(item.classes) > 20 else "")
+    raise InvalidRequest(
+        f"label: {label!r} is out of range: model {model!r} has classes "
+        f"0-{len(item.classes) - 1}, called {names}",
+        param="label",
+    )
+
+
+def _truncation(value: float, item: TruncationInput, n: int) -> NDArray[np.float32]:
+    if not item.minimum <= value <= item.maximum:
+        raise InvalidRequest(
+            f"truncation: {value} is not in [{item.minimum}, {item.maximum}]", param="truncation"
+        )
+    return np.full((n, 1), value, dtype=np.float32)
+
+
+def _latents(given: list[list[float]] | str, n: int, dim: int) -> NDArray[np.float32]:
+    if isinstance(given, str):
+        z = _decoded(given, n, dim)
+    else:
+        widths = {len(row) for row in given}
+        if widths != {dim}:
+            raise InvalidRequest(
+                f"latents: rows have {sorted(widths)} numbers, z has {dim}", param="latents"
+            )
+        z = np.array(given, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        z32 = z.astype(np.float32)
+    if not np.isfinite(z32).all():
+        raise InvalidRequest("latents: every number must be finite in float32", param="latents")
+    return z32
+
+
+def _decoded(text: str, n: int, dim: int) -> NDArray[Any]:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"latents: not base64: {error}", param="latents") from error
+    if len(raw) != n * dim * 4:
+        raise InvalidRequest(
+            f"latents: {len(raw)} bytes, but n = {n} of {dim} float32 are {n * dim * 4}",
+            param="latents",
+        )
+    return np.frombuffer(raw, dtype="<f4").reshape(n, dim)
+
+
+def _verify(card: ModelCard, images: NDArray[np.uint8], n: int) -> None:
+    """Whatever went wrong below, a picture that isn't what the card says never leaves."""
+    spec = card.output.tensor
+    sizes = zip(images.shape[1:], spec.shape, strict=False)
+    fits = images.ndim == 4 and len(images) == n and all(s in (-1, a) for a, s in sizes)
+    if not fits or images.dtype != np.dtype(spec.dtype):
+        raise InternalError(f"{card.model} gave {images.dtype}{images.shape} for {n} images")

@@ -1,0 +1,119 @@
+"""Keeps a local Triton serving what the repository holds: starts it, loads, restarts, heals.
+
+Triton says READY of a model whose backend process is dead, and neither loading it again nor
+touching its configuration helps. So the supervisor asks for a picture, and where none comes
+it unloads and loads the model; where that doesn't help, it restarts the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from gan_core.errors import QueueFull, ServiceError, TritonError, Unavailable
+
+from .repository import model_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .local_triton import LocalTriton
+    from .readiness import Readiness
+    from .triton_engine import TritonEngine
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 1.0
+HEALS_BEFORE_RESTART = 2
+
+
+class Supervisor:
+    """Supervises one local Triton.
+
+    Args:
+        triton: the process.
+        engine: speaks to it.
+        repository: what it should serve.
+        readiness: tells whether each model answers.
+    """
+
+    def __init__(
+        self, triton: LocalTriton, engine: TritonEngine, repository: Path, readiness: Readiness
+    ) -> None:
+        self._triton = triton
+        self._engine = engine
+        self._repository = repository
+        self._readiness = readiness
+        self._loaded: dict[str, int] = {}
+        self._failed: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Start Triton and load every model.
+
+        Raises:
+            TritonError: it doesn't start. A model that doesn't load is logged, and tried again.
+        """
+        await asyncio.to_thread(self._triton.start)
+        await self._engine.reconnect(self._triton.address)
+        self._loaded.clear()
+        self._failed.clear()
+        await self._load_changed()
+
+    async def run(self) -> None:
+        """Watch for ever, a round a second."""
+        while True:
+            await asyncio.sleep(ROUND_S)
+            try:
+                await self._round()
+            except (ServiceError, TritonError) as error:
+                log.warning("Triton: %s", error)
+
+    async def stop(self) -> None:
+        """Stop Triton."""
+        await self._engine.close()
+        await asyncio.to_thread(self._triton.stop)
+
+    async def _round(self) -> None:
+        if not self._triton.alive():
+            log.warning("Triton is gone; starting it again")
+            await self.start()
+        await self._load_changed()
+        for model, problem in (await self._readiness.check()).items():
+            if problem is None or isinstance(problem, QueueFull):
+                self._failed.pop(model, None)
+            else:
+                await self._heal(model, problem)
+
+    async def _load_changed(self) -> None:
+        """Load what was published since the last round; config.pbtxt is the commit point."""
+        present = {name: self._changed_ns(name) for name in model_names(self._repository)}
+        for model, changed_ns in present.items():
+            if self._loaded.get(model) != changed_ns:
+                self._loaded[model] = changed_ns
+                try:
+                    await self._engine.load(model)
+                except Unavailable as error:
+                    log.warning("%s", error)
+        for model in self._loaded.keys() - present.keys():
+            del self._loaded[model]
+            await self._engine.unload(model)
+
+    def _changed_ns(self, model: str) -> int:
+        try:
+            return (self._repository / model / "config.pbtxt").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    async def _heal(self, model: str, problem: ServiceError) -> None:
+        self._failed[model] = self._failed.get(model, 0) + 1
+        if self._failed[model] > HEALS_BEFORE_RESTART:
+            log.warning("%s still fails (%s); restarting Triton", model, problem)
+            await asyncio.to_thread(self._triton.stop)
+            await self.start()
+            return
+        log.warning("%s fails (%s); loading it afresh", model, problem)
+        await self._engine.unload(model)
+        await self._engine.load(model)

@@ -1,0 +1,1 @@
+"""The Python-based Triton backend ``onnxruntime``: ``model.py`` runs inside Triton, not here."""

@@ -1,0 +1,191 @@
+"""The Triton engine: tensors over gRPC to a Triton server, and its errors told apart.
+
+The repository isn't needed: the card travels in the model's configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gan_core.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    Unavailable,
+)
+
+from .engine import Inference
+from .repository import Published, cards
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.aio import InferenceServerClient
+
+    from .engine import Inputs
+
+__all__ = ["TritonEngine"]
+
+log = logging.getLogger(__name__)
+
+DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8", "uint16": "UINT16"}
+CONTROL_TIMEOUT_S = 5.0
+LOAD_TIMEOUT_S = 120.0
+RETRY_AFTER_S = 1.0
+
+
+class TritonEngine:
+    """Serves what a Triton server has loaded.
+
+    Args:
+        address: ``host:port`` of Triton's gRPC endpoint.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._connected: InferenceServerClient | None = None
+        self._published: dict[str, Published] = {}
+
+    async def infer(
+        self, model: str, inputs: Inputs, version: int | None, timeout_s: float
+    ) -> Inference:
+        """Run the graph; Triton batches it with what else waits."""
+        from tritonclient.grpc import InferInput
+        from tritonclient.utils import InferenceServerException
+
+        tensors = []
+        for name, array in inputs.items():
+            tensor = InferInput(name, array.shape, DATATYPES[array.dtype.name])
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        try:
+            result = await self._client.infer(
+                model,
+                tensors,
+                model_version="" if version is None else str(version),
+                timeout=int(timeout_s * 1e6),
+                client_timeout=timeout_s,
+            )
+        except (InferenceServerException, asyncio.CancelledError) as error:
+            self._refuse(error, model)
+        return Inference(result.as_numpy("image"), int(result.get_response().model_version))
+
+    async def published(self, model: str) -> Published:
+        """The versions that serve; asked of Triton once, and again after ``forget``."""
+        if model not in self._published:
+            self._published[model] = await self._fetch(model)
+        return self._published[model]
+
+    async def models(self) -> list[str]:
+        """Names of the models that are ready."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            self._refuse(error, "")
+        return sorted({entry.name for entry in index.models if entry.state == "READY"})
+
+    async def load(self, model: str) -> None:
+        """Load a model, or what has changed of it.
+
+        Raises:
+            Unavailable: Triton refuses; the message is Triton's.
+        """
+        from tritonclient.utils import InferenceServerException
+
+        self.forget(model)
+        try:
+            await self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise Unavailable(f"Triton can't load {model!r}: {error.message()}") from error
+
+    async def unload(self, model: str) -> None:
+        """Unload a model, so that the next load starts it afresh."""
+        from tritonclient.utils import InferenceServerException
+
+        self.forget(model)
+        try:
+            await self._client.unload_model(
+                model, unload_dependents=False, client_timeout=CONTROL_TIMEOUT_S
+            )
+        except InferenceServerException as error:
+            raise Unavailable(f"Triton can't unload {model!r}: {error.message()}") from error
+
+    async def live(self) -> bool:
+        """Whether Triton answers at all."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return bool(await self._client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
+        except InferenceServerException:
+            return False
+
+    async def reconnect(self, address: str) -> None:
+        """Talk to another server from now on."""
+        await self.close()
+        self._address = address
+
+    def forget(self, model: str) -> None:
+        """Ask Triton again for what is published of a model."""
+        self._published.pop(model, None)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self._connected = self._connected, None
+        self._published.clear()
+        if client is not None:
+            await client.close()
+
+    @property
+    def _client(self) -> InferenceServerClient:
+        if self._connected is None:
+            from tritonclient.grpc.aio import InferenceServerClient
+
+            self._connected = InferenceServerClient(
+                self._address,
+                channel_args=[
+                    ("grpc.max_receive_message_length", -1),
+                    ("grpc.max_send_message_length", -1),
+                    ("grpc.initial_reconnect_backoff_ms", 100),
+                    ("grpc.max_reconnect_backoff_ms", 1000),
+                ],
+            )
+        return self._connected
+
+    async def _fetch(self, model: str) -> Published:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            answer = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
+            return Published(model, cards(answer.config))
+        except InferenceServerException as error:
+            self._refuse(error, model)
+        except ValueError as error:
+            raise Unavailable(f"model {model!r} was not published by ganforge: {error}") from error
+
+    def _refuse(self, error: Any, model: str) -> NoReturn:
+        """Tell apart what Triton merges: overload, deadline, a dead backend, a dead server."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise error
+            # a grpc call that ends because its server died or its channel was closed
+            raise Unavailable("Triton closed the connection", retry_after_s=RETRY_AFTER_S)
+        status, message = str(error.status()), str(error.message())
+        if "Exceeds maximum queue size" in message:
+            raise QueueFull(f"{model}'s queue is full", retry_after_s=RETRY_AFTER_S) from error
+        if "Request timeout expired" in message or status.endswith("DEADLINE_EXCEEDED"):
+            raise DeadlineExceeded(f"{model} gave no answer in time") from error
+        if "unknown model" in message or status.endswith("NOT_FOUND"):
+            raise ModelNotFound(f"no model is called {model!r}", param="model") from error
+        if status.endswith("INVALID_ARGUMENT"):
+            raise InvalidRequest(f"Triton refuses the tensors of {model}: {message}") from error
+        if status.endswith(("UNAVAILABLE", "CANCELLED")) or "tub process" in message:
+            raise Unavailable(
+                f"{model or 'Triton'} is not available now", retry_after_s=RETRY_AFTER_S
+            ) from error
+        log.error("%s failed on Triton: %s", model, message)
+        raise InternalError(f"{model} failed") from error
