@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .run import Run
     from .trainer import Trainer
 
-__all__ = ["Interrupted", "Progress", "Silent", "fit"]
+__all__ = ["Interrupted", "Progress", "Silent", "fit", "seed_everything"]
 
 SAMPLES = 64
 
@@ -233,6 +233,13 @@ class _Loop:
             return
         with SummaryWriter(str(self.run.path), purge_step=self.seen + 1) as events:
             yield events
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator of random numbers whose state a checkpoint holds."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _kimg(images: int) -> str:

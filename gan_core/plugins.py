@@ -173,7 +173,7 @@ class Plugins:
         for name, observe in self.implementations(hook).items():
             try:
                 observe(**arguments)
-            except Exception:  # a plugin's code: a run must not end for an observer
+            except (Exception, SystemExit):  # a plugin's code: a run must not end for an observer
                 log.exception("plugin %r raised in %s", name, hook)
 
     def _provided(self, hook: str, kind: type[T]) -> Mapping[str, T]:

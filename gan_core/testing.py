@@ -22,7 +22,7 @@ from .data import Batch, Images, fingerprint
 from .errors import GanforgeError
 from .export import export
 from .latents import draw, seed_range
-from .loop import fit
+from .loop import fit, seed_everything
 from .plugins import Plugins
 from .run import Run
 
@@ -118,7 +118,7 @@ def built(variant: Variant, config: TrainConfig) -> Trainer:
     """A trainer on the CPU with the config's seed."""
     from accelerate import Accelerator
 
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     return variant.build(config, Accelerator(cpu=True))
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
@@ -20,7 +17,7 @@ from .data import Images, open_data
 from .errors import CheckpointError, ConfigError, TrainingDiverged
 from .evaluation import evaluate
 from .export import export, write_card
-from .loop import fit
+from .loop import fit, seed_everything
 from .run import Run
 
 if TYPE_CHECKING:
@@ -114,9 +111,9 @@ def train(run: Run, images: Images, plugins: Plugins, progress: Progress | None 
         TrainingDiverged, CheckpointError, Interrupted: as ``fit``.
     """
     accelerator = Accelerator()
-    _seed(run.config.seed)
+    seed_everything(run.config.seed)
     trainer = run.variant.build(run.config, accelerator)
-    _seed(run.config.seed + accelerator.process_index)
+    seed_everything(run.config.seed + accelerator.process_index)
     try:
         return fit(trainer, images, run, accelerator, plugins=plugins, progress=progress)
     except OSError as error:
@@ -217,12 +214,6 @@ def _current_export(run: Run, plugins: Plugins) -> ModelCard:
         if card.trained_kimg == float(run.latest_checkpoint().name):
             return card
     return export_run(run, plugins)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # a plugin may draw from it
-    torch.manual_seed(seed)
 
 
 def _model_name(run: Run) -> str:

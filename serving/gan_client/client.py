@@ -11,9 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from gan_serving.schema import parsed
-
 from gan_core.errors import ServiceError
+from gan_serving.schema import parsed
 
 from .transports import Transport, open_transport
 

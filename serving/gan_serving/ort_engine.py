@@ -215,8 +215,8 @@ class _Batcher:
                 if len(batch) == 1:
                     raise error
                 future.set_result(self._run([inputs]))
-            except Exception as cause:  # noqa: BLE001 onnxruntime raises what it likes
-                log.error("%s failed: %s", self._name, cause)
+            except Exception:
+                log.exception("%s failed", self._name)
                 future.set_exception(InternalError(f"{self._name} failed"))
 
 

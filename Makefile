@@ -1,0 +1,40 @@
+# make demo     from nothing to generated digits, with every stage in between
+# make test     the test suite
+# make check    what CI runs: lint, types, architecture, tests
+# make setup    the virtual environment and the local Triton (the others do it first)
+# make clean    remove what these made
+
+PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.11))
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint check setup clean
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+test: setup
+	$(BIN)/pytest
+
+check: lint test
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ganforge needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
+		{ echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
+	@echo "Installing ganforge and what it needs into .venv: a few minutes the first time"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/ganforge triton install || echo "Going on without the local Triton."
+	@touch $(READY)
+
+clean:
+	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
