@@ -1,7 +1,26 @@
 """ganforge's interfaces and training toolbox. Importing it loads no torch."""
 
-from .card import ModelCard
-from .hookspecs import hookimpl
-from .variant import PaperCheck, TrainConfig, Variant
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .card import ModelCard
+    from .hookspecs import hookimpl
+    from .variant import PaperCheck, TrainConfig, Variant
 
 __all__ = ["ModelCard", "PaperCheck", "TrainConfig", "Variant", "hookimpl"]
+
+_MODULES = {
+    "ModelCard": "card",
+    "PaperCheck": "variant",
+    "TrainConfig": "variant",
+    "Variant": "variant",
+    "hookimpl": "hookspecs",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: the SDK uses the card, and needn't pay for what trains."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -41,7 +41,8 @@ class TensorSpec(NamedTuple):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # deferred: a client that only generates never builds the card's validators
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class LatentInput(_Frozen):

@@ -9,7 +9,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -163,7 +163,7 @@ def evaluate(
     scores = evaluate_run(
         open_run(run, plugins),
         plugins,
-        metrics=metrics.split(","),
+        metrics=[name.strip() for name in metrics.split(",")],
         extractor=extractor,
         data=data,
         samples=samples,
@@ -206,12 +206,7 @@ def plugins(
 
     found: Plugins = context.obj
     found.add_commands(typer.Typer())  # so that a failure there is listed too
-    provided = {
-        "variants": list(found.variants),
-        "datasets": list(found.datasets),
-        "metrics": list(found.metrics),
-        "feature_extractors": list(found.feature_extractors),
-    }
+    provided = _provided(found)
     if as_json:
         document = {
             "plugins": [asdict(info) for info in found.loaded],
@@ -221,7 +216,8 @@ def plugins(
         typer.echo(json.dumps(document, indent=2))
     else:
         table = Table("plugin", "distribution", "version", "state")
-        for info in found.loaded:
+        failed = {failure.name for failure in found.failures}
+        for info in (info for info in found.loaded if info.name not in failed):
             table.add_row(info.name, info.distribution, info.version, "[green]loaded")
         for failure in found.failures:
             state = f"[red]failed at {failure.stage}: {failure.error}"
@@ -269,6 +265,20 @@ def new(
     )
 
 
+def _provided(found: Plugins) -> dict[str, list[str]]:
+    """Names of what plugins provide, by kind; none where training isn't installed."""
+    try:
+        return {
+            "variants": list(found.variants),
+            "datasets": list(found.datasets),
+            "metrics": list(found.metrics),
+            "feature_extractors": list(found.feature_extractors),
+        }
+    except ModuleNotFoundError as error:
+        errors.print(f"what they provide needs {error.name}: pip install 'ganforge\\[train]'")
+        return {}
+
+
 def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dict[str, Any]:
     """Settings from a YAML file, then KEY=VALUE pairs, then options of their own."""
     settings: dict[str, Any] = {}
@@ -294,13 +304,23 @@ def main() -> None:
     try:
         app(obj=plugins)
     except GanforgeError as error:
-        if "--debug" in sys.argv:
+        _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gan_"):
             raise
-        errors.print("[red]error:[/] ", end="")
-        errors.print(
-            "\n".join([str(error), *getattr(error, "__notes__", [])]), markup=False, highlight=False
+        _fail(
+            error,
+            f"this needs {error.name}, which isn't installed: "
+            "pip install 'ganforge[train]' to train, 'ganforge[serve]' to serve",
         )
-        sys.exit(1)
+
+
+def _fail(error: Exception, message: str) -> NoReturn:
+    if "--debug" in sys.argv:
+        raise error
+    errors.print("[red]error:[/] ", end="")
+    errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from gan_core.errors import ServiceError
-from gan_serving.schema import parsed
 
 from .transports import Transport, open_transport
 
@@ -123,6 +122,8 @@ class AsyncImages:
         Raises:
             ServiceError: the subclass says why; the same one over every transport.
         """
+        from gan_serving.schema import parsed  # building its validators isn't the import's price
+
         raw, count = _raw(latents)
         request = parsed(
             model=model,

@@ -26,7 +26,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class GenerationRequest(_Body):
