@@ -28,6 +28,7 @@ SETTINGS = {
     "batch_size": 64,
     "ema_halflife_kimg": 2,
     "instance_noise": 0.3,
+    "instance_noise_kimg": 60,
     "real_target": 0.9,
 }
 KIMG = 60

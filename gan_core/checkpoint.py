@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from .errors import CheckpointError
 
-__all__ = ["latest", "load", "save"]
+__all__ = ["latest", "load", "save", "tensors"]
 
 TENSORS, TREE = "tensors.safetensors", "state.json"
 
@@ -32,13 +32,13 @@ def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
     """
     target = directory / name
     temporary = directory / f".{name}.{os.getpid()}.tmp"
-    tensors: dict[str, torch.Tensor] = {}
-    tree = _flatten(state, "", tensors)
+    found: dict[str, torch.Tensor] = {}
+    tree = _flatten(state, "", found)
     try:
         for abandoned in directory.glob(".*.tmp"):  # by a process that was killed
             shutil.rmtree(abandoned)
         temporary.mkdir(parents=True)
-        save_file(tensors, temporary / TENSORS)
+        save_file(found, temporary / TENSORS)
         (temporary / TREE).write_text(json.dumps(tree))
         for path in (temporary / TENSORS, temporary / TREE, temporary):
             _fsync(path)
@@ -73,6 +73,24 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 def latest(directory: Path) -> Path | None:
     """The newest complete checkpoint in ``directory``, or None."""
     return max((p for p in directory.glob("[0-9]*") if (p / TREE).is_file()), default=None)
+
+
+def tensors(state: Any, path: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor in a nested state, by its path."""
+    match state:
+        case torch.Tensor():
+            return {path: state}
+        case Mapping():
+            items: Iterable[tuple[Any, Any]] = state.items()
+        case list() | tuple():
+            items = enumerate(state)
+        case _:
+            return {}
+    return {
+        name: tensor
+        for key, value in items
+        for name, tensor in tensors(value, f"{path}/{key}" if path else str(key)).items()
+    }
 
 
 def _flatten(value: Any, key: str, tensors: dict[str, torch.Tensor]) -> Any:

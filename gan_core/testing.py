@@ -140,15 +140,15 @@ def _batch(config: TrainConfig) -> Batch:
 def _trains(variant: Variant) -> None:
     config = tiny_config(variant)
     trainer = built(variant, config)
-    before = {k: v.clone() for k, v in _tensors(trainer.state()).items()}
+    before = {k: v.clone() for k, v in checkpoint.tensors(trainer.state()).items()}
     for _ in range(2):
         for name, value in trainer.step(_batch(config)).items():
             assert value.ndim == 0, f"statistic {name} has shape {tuple(value.shape)}, not 0-dim"
             assert not value.requires_grad, f"statistic {name} is not detached"
             assert torch.isfinite(value), f"statistic {name} is {value.item()}"
-    after = _tensors(trainer.state())
+    after = checkpoint.tensors(trainer.state())
     for side in ("G", "D"):
-        mine = [k for k in before if k.startswith(f"/{side}/")]
+        mine = [k for k in before if k.startswith(f"{side}/")]
         if mine:
             assert any(not torch.equal(before[k], after[k]) for k in mine), f"{side} didn't change"
     assert any(not torch.equal(before[k], after[k]) for k in before), "nothing changed"
@@ -176,7 +176,7 @@ def _state_round_trip(variant: Variant) -> None:
     with tempfile.TemporaryDirectory() as folder:
         saved = checkpoint.load(checkpoint.save(Path(folder), "1", trainer.state()))
     other.load(saved)
-    _assert_equal(_tensors(trainer.state()), _tensors(other.state()))
+    _assert_equal(checkpoint.tensors(trainer.state()), checkpoint.tensors(other.state()))
 
 
 def _resume_is_exact(variant: Variant) -> None:
@@ -185,7 +185,9 @@ def _resume_is_exact(variant: Variant) -> None:
         whole = _fit(variant, Path(folder) / "whole", 2 * n, 2 * n)
         _fit(variant, Path(folder) / "halves", n, n)
         halves = _fit(variant, Path(folder) / "halves", 2 * n, n)
-        _assert_equal(_tensors(checkpoint.load(whole)), _tensors(checkpoint.load(halves)))
+        _assert_equal(
+            checkpoint.tensors(checkpoint.load(whole)), checkpoint.tensors(checkpoint.load(halves))
+        )
 
 
 def _fit(variant: Variant, path: Path, kimg: float, checkpoint_kimg: float) -> Path:
@@ -245,21 +247,6 @@ _KIT = (
     Check("the same seed gives the same image in any batch", _seed_decides),
     Check("exports to ONNX with parity and no random op; card is valid", _exports),
 )
-
-
-def _tensors(state: Any, key: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor in a nested state, by its path."""
-    if isinstance(state, torch.Tensor):
-        return {key: state}
-    found: dict[str, torch.Tensor] = {}
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(state, dict):
-        items = state.items()
-    elif isinstance(state, list | tuple):
-        items = enumerate(state)
-    for name, value in items:
-        found |= _tensors(value, f"{key}/{name}")
-    return found
 
 
 def _assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

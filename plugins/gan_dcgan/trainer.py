@@ -43,7 +43,9 @@ class DCGANConfig(TrainConfig):
     real_target: float = Field(default=1.0, gt=0.5, le=1)
     """Target of D for real images; 0.9 is one-sided label smoothing. Paper: 1."""
     instance_noise: float = Field(default=0.0, ge=0)
-    """σ of the noise on all that D sees, annealed to 0 over the run. Paper: 0."""
+    """σ of the noise on all that D sees, at the start. Paper: 0."""
+    instance_noise_kimg: float = Field(default=100.0, gt=0)
+    """Instance noise falls linearly to 0 over so many kimg."""
 
     @model_validator(mode="after")
     def _side_is_a_power_of_two(self) -> Self:
@@ -63,7 +65,7 @@ def build(config: DCGANConfig, accelerator: Accelerator) -> AdversarialStep:
     D = Discriminator(config.width, side, channels).to(accelerator.device)
     stabilisers: list[Stabiliser] = [MonitorGradients(G=G, D=D)]
     if config.instance_noise:
-        stabilisers.append(InstanceNoise(config.instance_noise, anneal_kimg=config.kimg))
+        stabilisers.append(InstanceNoise(config.instance_noise, config.instance_noise_kimg))
     return AdversarialStep(
         Player(G, Adam(G.parameters(), config.lr_G, (config.beta1, 0.999))),
         Player(D, Adam(D.parameters(), config.lr_D, (config.beta1, 0.999))),
