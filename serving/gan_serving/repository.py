@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from gan_core.card import NAME_PATTERN, ModelCard, TensorSpec
+from gan_core.card import NAME_PATTERN, OUTPUT_NAME, ModelCard, TensorSpec
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw, seed_range
 
@@ -42,7 +42,9 @@ MAX_BATCH_SIZE = 32
 MAX_QUEUE_SIZE = 256
 QUEUE_TIMEOUT_S = 10
 VERSIONS_WARM = 2
+NAME_LENGTH = 64
 CARD_KEY = "ganforge.card"
+SCRATCH = ".publish-"
 PARITY_LEVELS = 1
 READABLE_IR_VERSION, READABLE_OPSET = 9, 20
 """What onnxruntime 1.17 reads, and with it every Triton container since 24.02."""
@@ -78,7 +80,7 @@ class Published:
 def model_names(repository: Path) -> list[str]:
     """Names of the models in a repository, sorted."""
     found = (path.parent.name for path in repository.glob("*/config.pbtxt"))
-    return sorted(name for name in found if re.match(NAME_PATTERN, name))
+    return sorted(filter(_is_name, found))
 
 
 def read(repository: Path, model: str) -> Published:
@@ -89,7 +91,7 @@ def read(repository: Path, model: str) -> Published:
         Unavailable: its config.pbtxt can't be read.
     """
     path = repository / model / "config.pbtxt"
-    if not re.match(NAME_PATTERN, model) or not path.is_file():
+    if not _is_name(model) or not path.is_file():
         names = ", ".join(model_names(repository)) or "none"
         raise ModelNotFound(f"no model is called {model!r}; published: {names}", param="model")
     from google.protobuf import text_format
@@ -99,6 +101,10 @@ def read(repository: Path, model: str) -> Published:
         return Published(model, cards(text_format.Parse(path.read_text(), ModelConfig())))
     except (OSError, text_format.ParseError, ValueError) as error:
         raise Unavailable(f"model {model!r} has an unreadable config.pbtxt: {error}") from error
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= NAME_LENGTH and bool(re.fullmatch(NAME_PATTERN, name))
 
 
 def cards(config: ModelConfig) -> dict[int, ModelCard]:
@@ -135,6 +141,8 @@ def publish(source: Path, repository: Path, model: str | None = None) -> tuple[P
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _locked(repository):
+            for abandoned in repository.glob(f"{SCRATCH}*"):  # by a publisher that was killed
+                shutil.rmtree(abandoned, ignore_errors=True)
             published = _existing(repository, card)
             version = 1 + max(
                 (int(p.name) for p in (repository / card.model).glob("[0-9]*")), default=0
@@ -194,12 +202,26 @@ def _check_graph(card: ModelCard, graph: bytes) -> None:
         actual = {item.name for item in session.get_inputs()}
         if actual != expected:
             raise PublishError(f"the graph takes {sorted(actual)}, its card {sorted(expected)}")
+        _check_declared(card, session.get_outputs())
         for n in (1, 3):
-            _check_output(card, n, session.run(None, draw(card.inputs, seed_range(0, n)))[0])
+            inputs = draw(card.inputs, seed_range(0, n))
+            _check_output(card, n, session.run([OUTPUT_NAME], inputs)[0])
     except PublishError:
         raise
     except Exception as error:
         raise PublishError(f"the graph doesn't run: {' '.join(str(error).split())}") from error
+
+
+def _check_declared(card: ModelCard, outputs: Any) -> None:
+    """Triton loads a graph only if it declares its output as config.pbtxt does."""
+    spec = card.output.tensor
+    declared = {
+        item.name: [d if isinstance(d, int) else -1 for d in item.shape] for item in outputs
+    }
+    if declared.get(spec.name) != [-1, *spec.shape]:
+        raise PublishError(
+            f"the graph gives {declared}, the card says {{{spec.name!r}: {[-1, *spec.shape]}}}"
+        )
 
 
 def _check_output(card: ModelCard, n: int, image: Any) -> None:
@@ -235,7 +257,7 @@ def _text(card: ModelCard) -> str:
 
 def _commit(target: Path, version: int, graph: bytes, warm: Mapping[int, ModelCard]) -> None:
     """Write the version's folder, then the config that lists it; each by a rename."""
-    scratch = Path(tempfile.mkdtemp(prefix=".publish-", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=target.parent))
     try:
         staged = scratch / target.name
         (staged / str(version)).mkdir(parents=True)

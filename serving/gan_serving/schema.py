@@ -44,7 +44,7 @@ class GenerationRequest(_Body):
     """Class of each image."""
     truncation: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Truncation ψ; models with truncation only."""
-    latents: list[list[float]] | StrictStr | None = None
+    latents: Annotated[list[list[float]], Field(min_length=1)] | StrictStr | None = None
     """z itself, n × dim numbers, or base64 of little-endian float32; a seed is ignored then."""
     size: StrictStr = Field(default="auto", max_length=16)
     """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""

@@ -7,13 +7,20 @@ import base64
 import binascii
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gan_core.card import LabelInput, LatentInput, ModelCard, TruncationInput
-from gan_core.errors import InternalError, InvalidRequest, NotSupported
+from gan_core.errors import (
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    NotSupported,
+    Unavailable,
+)
 from gan_core.latents import draw, random_seed, seed_range
 
 from .repository import MAX_BATCH_SIZE
@@ -80,9 +87,12 @@ class ImageService:
         )
 
     async def models(self) -> list[Published]:
-        """Every model that can be asked for, by name."""
-        names = await self.engine.models()
-        return [await self.engine.published(name) for name in names]
+        """Every model that can be asked for now, by name."""
+        found = []
+        for name in await self.engine.models():
+            with suppress(Unavailable, ModelNotFound):  # it is being loaded, or isn't ganforge's
+                found.append(await self.engine.published(name))
+        return found
 
     async def check(self, model: str, timeout_s: float) -> None:
         """Prove that a model serves, by one real inference.

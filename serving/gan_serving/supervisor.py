@@ -115,5 +115,4 @@ class Supervisor:
             await self.start()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)
-        await self._engine.unload(model)
-        await self._engine.load(model)
+        await self._engine.reload(model)

@@ -47,6 +47,7 @@ class TritonEngine:
         self._address = address
         self._connected: InferenceServerClient | None = None
         self._published: dict[str, Published] = {}
+        self._expected: set[str] = set()
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -79,14 +80,15 @@ class TritonEngine:
         return self._published[model]
 
     async def models(self) -> list[str]:
-        """Names of the models that are ready."""
+        """Names of the models that are ready, or that should be."""
         from tritonclient.utils import InferenceServerException
 
         try:
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
         except InferenceServerException as error:
             self._refuse(error, "")
-        return sorted({entry.name for entry in index.models if entry.state == "READY"})
+        ready = {entry.name for entry in index.models if entry.state == "READY"}
+        return sorted(ready | self._expected)
 
     async def load(self, model: str) -> None:
         """Load a model, or what has changed of it.
@@ -96,14 +98,32 @@ class TritonEngine:
         """
         from tritonclient.utils import InferenceServerException
 
+        self._expected.add(model)
         self.forget(model)
         try:
             await self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
         except InferenceServerException as error:
             raise Unavailable(f"Triton can't load {model!r}: {error.message()}") from error
 
+    async def reload(self, model: str) -> None:
+        """Unload a model and load it: the one way to a new backend process.
+
+        Raises:
+            Unavailable: Triton refuses; the message is Triton's.
+        """
+        await self._unload(model)
+        await self.load(model)
+
     async def unload(self, model: str) -> None:
-        """Unload a model, so that the next load starts it afresh."""
+        """Unload a model that isn't published any more.
+
+        Raises:
+            Unavailable: Triton refuses; the message is Triton's.
+        """
+        self._expected.discard(model)
+        await self._unload(model)
+
+    async def _unload(self, model: str) -> None:
         from tritonclient.utils import InferenceServerException
 
         self.forget(model)
@@ -179,11 +199,13 @@ class TritonEngine:
             raise QueueFull(f"{model}'s queue is full", retry_after_s=RETRY_AFTER_S) from error
         if "Request timeout expired" in message or status.endswith("DEADLINE_EXCEEDED"):
             raise DeadlineExceeded(f"{model} gave no answer in time") from error
-        if "unknown model" in message or status.endswith("NOT_FOUND"):
+        unknown = "unknown model" in message or status.endswith("NOT_FOUND")
+        if unknown and model not in self._expected:
             raise ModelNotFound(f"no model is called {model!r}", param="model") from error
         if status.endswith("INVALID_ARGUMENT"):
             raise InvalidRequest(f"Triton refuses the tensors of {model}: {message}") from error
-        if status.endswith(("UNAVAILABLE", "CANCELLED")) or "tub process" in message:
+        gone = status.endswith(("UNAVAILABLE", "CANCELLED")) or "tub process" in message
+        if unknown or gone:  # unknown to Triton, but expected: it is being loaded
             raise Unavailable(
                 f"{model or 'Triton'} is not available now", retry_after_s=RETRY_AFTER_S
             ) from error
