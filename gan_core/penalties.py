@@ -11,6 +11,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .networks import Discriminator, Generator
+
 __all__ = ["Penalty", "PenaltyInputs", "gradient_penalty", "r1"]
 
 
@@ -18,10 +20,9 @@ __all__ = ["Penalty", "PenaltyInputs", "gradient_penalty", "r1"]
 class PenaltyInputs:
     """What a penalty sees of a discriminator step."""
 
-    generator: Callable[..., Tensor]
-    """(z, label) -> images."""
-    discriminator: Callable[..., Tensor]
-    """(images, label) -> logits [N]."""
+    generator: Generator
+    discriminator: Discriminator
+    """In float32, even where the rest of the step is in mixed precision."""
     real: Tensor
     """As the discriminator saw it, [N, C, H, W]."""
     fake: Tensor

@@ -57,8 +57,8 @@ class AdversarialStep:
     ``Trainer``.
 
     Args:
-        G: (z [N, z_dim], label [N] or None) -> images [N, C, H, W] in [-1, 1].
-        D: (images, label) -> logits [N].
+        G: its network is a ``gan_core.networks.Generator``.
+        D: its network is a ``gan_core.networks.Discriminator``.
         loss: what they minimise.
         latent: prior of z, the one that is served.
         accelerator: device, mixed precision and ranks.
