@@ -72,7 +72,7 @@ def fid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
     real and finite even where a covariance is singular.
     """
     difference = real.mean(0) - fake.mean(0)
-    cov_real, cov_fake = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    cov_real, cov_fake = (np.atleast_2d(np.cov(side, rowvar=False)) for side in (real, fake))
     values, vectors = np.linalg.eigh(cov_real)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.linalg.eigvalsh(root @ cov_fake @ root)

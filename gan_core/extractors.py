@@ -55,7 +55,8 @@ class DigitsClassifier(nn.Module):
 
 def digits_classifier() -> DigitsClassifier:
     """The classifier of the embedded digits: trained once with a fixed seed, then cached."""
-    network = DigitsClassifier().eval()
+    with torch.random.fork_rng(devices=[]):
+        network = DigitsClassifier().eval()
     path = _weights()
     if not path.exists():
         _train(path)
@@ -69,7 +70,7 @@ def _weights() -> Path:
 
 def _train(path: Path) -> None:
     images = DATASETS[0].open("", 32)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         network = DigitsClassifier().train()
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)

@@ -84,7 +84,10 @@ def open_run(path: Path, plugins: Plugins, settings: Mapping[str, Any] | None = 
     document = Run.read(path)
     variant = plugins.variant(document["variant"])
     config = _validated(variant, {**document["config"], **(settings or {})})
-    source = DataSource.model_validate(document["source"])
+    try:
+        source = DataSource.model_validate(document["source"])
+    except ValidationError as error:
+        raise ConfigError(f"{path / 'config.yaml'}: source: {_explained(error)}") from error
     return Run(path, variant, document["data"], source, config)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from gan_core.errors import ServiceError
+from gan_core.errors import InvalidRequest, ServiceError
 
 from .transports import Transport, open_transport
 
@@ -269,5 +269,11 @@ def _raw(latents: ArrayLike | None) -> tuple[str | None, int | None]:
         return None, None
     import numpy as np
 
-    array = np.atleast_2d(np.asarray(latents, dtype="<f4"))
+    try:
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+            array = np.atleast_2d(np.asarray(latents, dtype="<f4"))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"latents: not an array of numbers: {error}", param="latents") from (
+            error
+        )
     return base64.b64encode(array.tobytes()).decode(), len(array)

@@ -113,7 +113,8 @@ def _wants_png(request: Request, body: GenerationRequest) -> bool:
     if "application/json" in accepted or "*/*" in accepted or "application/*" in accepted:
         return False
     if "image/png" in accepted or "image/*" in accepted:
-        if (body.n or len(body.labels or "1")) != 1:
+        latents = body.latents if isinstance(body.latents, list) else None
+        if (body.n or len(body.labels or latents or "1")) != 1:
             raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
         return True
     raise NotAcceptable(f"Accept {accepted!r}: application/json or image/png can be given")
@@ -182,6 +183,8 @@ async def _on_invalid(request: Request, error: Any) -> Response:
 
 
 async def _on_http(request: Request, error: Any) -> Response:
+    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
+        return _problem(request, error.__cause__)
     route = f"{request.method} {request.url.path}"
     known: dict[int, ServiceError] = {
         404: RouteNotFound(f"no route {route}; see /docs"),
@@ -192,7 +195,10 @@ async def _on_http(request: Request, error: Any) -> Response:
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     log.error("request %s", request.scope.get("ganforge.request_id"), exc_info=error)
-    return _problem(request, InternalError("the server failed; its log has the details"))
+    response = _problem(request, InternalError("the server failed; its log has the details"))
+    # Starlette answers a defect outside of every middleware, so outside of _RequestId too
+    response.headers["X-Request-Id"] = request.scope.get("ganforge.request_id", "")
+    return response
 
 
 _HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 Request = tuple["Inputs", int, "Future[Any]"]
+_Key = tuple[str, int, str]
+"""Model, version and sha256: a removed model may come back under the same number."""
 
 
 class OrtEngine:
@@ -57,7 +59,7 @@ class OrtEngine:
         self._repository = repository
         self._threads = threads
         self._published: dict[str, tuple[int, Published]] = {}
-        self._batchers: dict[tuple[str, int], _Batcher] = {}
+        self._batchers: dict[_Key, _Batcher] = {}
         self._loading = asyncio.Lock()
 
     async def infer(
@@ -70,7 +72,7 @@ class OrtEngine:
             raise ModelNotFound(
                 f"model {model!r} has no version {chosen}; serving: {sorted(published.cards)}"
             )
-        batcher = await self._batcher(model, chosen)
+        batcher = await self._batcher(published, chosen)
         try:
             image = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(inputs)), timeout_s)
         except TimeoutError as error:
@@ -94,25 +96,32 @@ class OrtEngine:
         return model_names(self._repository)
 
     async def close(self) -> None:
-        """Stop the batchers."""
-        for batcher in self._batchers.values():
-            batcher.close()
-        self._batchers.clear()
+        """Stop the batchers and wait for them.
 
-    async def _batcher(self, model: str, version: int) -> _Batcher:
-        key = model, version
+        onnxruntime aborts a process that ends while a thread still runs a graph.
+        """
+        batchers = list(self._batchers.values())
+        self._batchers.clear()
+        for batcher in batchers:
+            batcher.close()
+        for batcher in batchers:
+            await asyncio.to_thread(batcher.join)
+
+    async def _batcher(self, published: Published, version: int) -> _Batcher:
+        model = published.name
+        key = model, version, published.cards[version].sha256
         if key not in self._batchers:
             async with self._loading:
                 if key not in self._batchers:
                     path = self._repository / model / str(version) / "model.onnx"
                     session = await asyncio.to_thread(_session, path, self._threads)
-                    self._forget_old(model)
+                    self._forget_old(published)
                     self._batchers[key] = _Batcher(session, f"{model}@{version}")
         return self._batchers[key]
 
-    def _forget_old(self, model: str) -> None:
-        _, published = self._published[model]
-        for key in [k for k in self._batchers if k[0] == model and k[1] not in published.cards]:
+    def _forget_old(self, published: Published) -> None:
+        warm = {(published.name, version, card.sha256) for version, card in published.cards.items()}
+        for key in [key for key in self._batchers if key[0] == published.name and key not in warm]:
             self._batchers.pop(key).close()
 
 
@@ -150,7 +159,8 @@ class _Batcher:
         self._queue: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        threading.Thread(target=self._work, name=f"onnxruntime {name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=f"onnxruntime {name}", daemon=True)
+        self._thread.start()
 
     def submit(self, inputs: Inputs) -> Future[Any]:
         future: Future[Any] = Future()
@@ -158,6 +168,8 @@ class _Batcher:
         with self._wake:
             if self._closed:
                 raise Unavailable(f"{self._name} is being replaced", retry_after_s=1)
+            if len(self._queue) >= MAX_QUEUE_SIZE:  # callers that gave up hold no place
+                self._queue = deque(one for one in self._queue if not one[2].cancelled())
             if len(self._queue) >= MAX_QUEUE_SIZE:
                 raise QueueFull(
                     f"{self._name} has {MAX_QUEUE_SIZE} requests waiting", retry_after_s=1
@@ -170,6 +182,10 @@ class _Batcher:
         with self._wake:
             self._closed = True
             self._wake.notify()
+
+    def join(self) -> None:
+        """Wait until the last batch is done."""
+        self._thread.join()
 
     def _work(self) -> None:
         while batch := self._take():

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
 HEALS_BEFORE_RESTART = 2
+SILENT_ROUNDS_BEFORE_RESTART = 2
+SILENT_STOP_S = 2.0
 
 
 class Supervisor:
@@ -49,6 +51,7 @@ class Supervisor:
         self._readiness = readiness
         self._loaded: dict[str, int] = {}
         self._failed: dict[str, int] = {}
+        self._silent_rounds = 0
 
     async def start(self) -> None:
         """Start Triton and load every model.
@@ -60,6 +63,7 @@ class Supervisor:
         await self._engine.reconnect(self._triton.address)
         self._loaded.clear()
         self._failed.clear()
+        self._silent_rounds = 0
         await self._load_changed()
 
     async def run(self) -> None:
@@ -68,7 +72,7 @@ class Supervisor:
             await asyncio.sleep(ROUND_S)
             try:
                 await self._round()
-            except (ServiceError, TritonError) as error:
+            except (OSError, ServiceError, TritonError) as error:
                 log.warning("Triton: %s", error)
 
     async def stop(self) -> None:
@@ -81,7 +85,13 @@ class Supervisor:
             log.warning("Triton is gone; starting it again")
             await self.start()
         await self._load_changed()
-        for model, problem in (await self._readiness.check()).items():
+        try:
+            problems = await self._readiness.check()
+        except ServiceError as error:
+            await self._bear_silence(error)
+            return
+        self._silent_rounds = 0
+        for model, problem in problems.items():
             if problem is None or isinstance(problem, QueueFull):
                 self._failed.pop(model, None)
             else:
@@ -107,12 +117,22 @@ class Supervisor:
         except FileNotFoundError:
             return 0
 
+    async def _bear_silence(self, error: ServiceError) -> None:
+        """A process that lives and doesn't answer may be busy once; twice, it hangs."""
+        self._silent_rounds += 1
+        if self._silent_rounds < SILENT_ROUNDS_BEFORE_RESTART:
+            raise error
+        log.warning("Triton doesn't answer (%s); restarting it", error)
+        await asyncio.to_thread(self._triton.stop, SILENT_STOP_S)
+        await self.start()
+
     async def _heal(self, model: str, problem: ServiceError) -> None:
-        self._failed[model] = self._failed.get(model, 0) + 1
-        if self._failed[model] > HEALS_BEFORE_RESTART:
+        if self._failed.get(model, 0) >= HEALS_BEFORE_RESTART:
             log.warning("%s still fails (%s); restarting Triton", model, problem)
             await asyncio.to_thread(self._triton.stop)
             await self.start()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)
         await self._engine.reload(model)
+        # not counted where Triton refuses to load it: a restart would only harm the others
+        self._failed[model] = self._failed.get(model, 0) + 1

@@ -85,7 +85,7 @@ class TritonEngine:
 
         try:
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
-        except InferenceServerException as error:
+        except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, "")
         ready = {entry.name for entry in index.models if entry.state == "READY"}
         return sorted(ready | self._expected)
@@ -181,7 +181,7 @@ class TritonEngine:
         try:
             answer = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
             return Published(model, cards(answer.config))
-        except InferenceServerException as error:
+        except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
         except ValueError as error:
             raise Unavailable(f"model {model!r} was not published by ganforge: {error}") from error
@@ -198,7 +198,7 @@ class TritonEngine:
         if "Exceeds maximum queue size" in message:
             raise QueueFull(f"{model}'s queue is full", retry_after_s=RETRY_AFTER_S) from error
         if "Request timeout expired" in message or status.endswith("DEADLINE_EXCEEDED"):
-            raise DeadlineExceeded(f"{model} gave no answer in time") from error
+            raise DeadlineExceeded(f"{model or 'Triton'} gave no answer in time") from error
         unknown = "unknown model" in message or status.endswith("NOT_FOUND")
         if unknown and model not in self._expected:
             raise ModelNotFound(f"no model is called {model!r}", param="model") from error
