@@ -137,8 +137,7 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
         ConfigError: ``model`` isn't a model name.
     """
     config = run.config
-    accelerator = Accelerator(cpu=True)
-    trainer = run.variant.build(config, accelerator)
+    trainer = run.variant.build(config, Accelerator())
     state = checkpoint.load(run.latest_checkpoint())
     trainer.load(state["trainer"])
     generator = trainer.generator().eval()

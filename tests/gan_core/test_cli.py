@@ -1,0 +1,334 @@
+"""The command line in processes of its own: killed, interrupted, out of disk, misused."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from gan_core import checkpoint, cli
+from gan_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gan_core.variant import Variant
+
+GANFORGE = [sys.executable, "-m", "gan_core.cli"]
+SETTINGS = {
+    "widths": "[8,16]",
+    "z_dim": "4",
+    "batch_size": "16",
+    "resolution_px": "8",
+    "tick_kimg": "0.4",
+    "sample_kimg": "4",
+    "checkpoint_kimg": "0.4",
+    "keep_checkpoints": "100",
+}
+LONG_KIMG = "8"  # 500 steps of about 3 ms: long enough to be killed in the middle
+
+Invoke = Callable[..., tuple[int, str, str]]
+Ganforge = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """The command line in this process: exit status, output and errors."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ganforge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def train_arguments(run: Path, kimg: str = LONG_KIMG, **settings: str) -> list[str]:
+    pairs = [f"{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
+    options = [part for pair in pairs for part in ("--set", pair)]
+    return ["train", "vanilla", "--data", "digits", "--run", str(run), "--kimg", kimg, *options]
+
+
+def files(checkpoint: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("[0-9]*"))
+
+
+def wait_for_checkpoints(process: subprocess.Popen[str], run: Path, n: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list((run / "checkpoints").glob("[0-9]*"))) < n:
+        assert process.poll() is None, f"it ended before checkpoint {n}"
+        assert time.monotonic() < deadline, f"no checkpoint {n} within a minute"
+        time.sleep(0.003)
+
+
+def started(run: Path) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*GANFORGE, *train_arguments(run)], stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, ganforge: Ganforge) -> Path:
+    """A run that was left alone."""
+    run = tmp_path_factory.mktemp("cli") / "whole"
+    ganforge(*train_arguments(run))
+    return run
+
+
+@pytest.mark.parametrize(("checkpoints", "delay_s"), [(1, 0.0), (4, 0.05)])
+def test_a_killed_run_resumes_exactly(
+    tmp_path: Path,
+    uninterrupted: Path,
+    ganforge: Ganforge,
+    checkpoints: int,
+    delay_s: float,
+) -> None:
+    run = tmp_path / "killed"
+    with started(run) as process:
+        wait_for_checkpoints(process, run, checkpoints)
+        time.sleep(delay_s)
+        process.kill()
+    assert newest(run).name < newest(uninterrupted).name, "it was over before it was killed"
+    ganforge("train", "--run", run, "--resume")
+    assert newest(run).name == newest(uninterrupted).name
+    assert files(newest(run)) == files(newest(uninterrupted))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
+    """A run that got Ctrl-C: its folder, exit status, output and errors."""
+    run = tmp_path_factory.mktemp("cli") / "interrupted"
+    with started(run) as process:
+        wait_for_checkpoints(process, run, 1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    return run, process.returncode, output, errors
+
+
+def test_ctrl_c_exits_130_without_a_traceback(interrupted: tuple[Path, int, str, str]) -> None:
+    _, code, _, errors = interrupted
+    assert (code, errors) == (130, "")
+
+
+def test_ctrl_c_saves_a_checkpoint_off_the_schedule(
+    interrupted: tuple[Path, int, str, str],
+) -> None:
+    run, _, output, _ = interrupted
+    assert f"stopped; everything is saved in {newest(run)}" in output
+
+
+def test_the_command_that_ctrl_c_prints_resumes_exactly(
+    interrupted: tuple[Path, int, str, str], uninterrupted: Path, ganforge: Ganforge
+) -> None:
+    run, _, output, _ = interrupted
+    command = re.search(r"^Go on with: ganforge (.*)$", output, re.MULTILINE)
+    assert command
+    ganforge(*command[1].split())
+    assert files(newest(run)) == files(newest(uninterrupted))
+
+
+def copied(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def test_a_file_too_large_for_the_disk_ends_in_one_line_and_the_run_goes_on_later(
+    tmp_path: Path, uninterrupted: Path, ganforge: Ganforge
+) -> None:
+    run = copied(uninterrupted, tmp_path / "full")
+    last = newest(run)
+    before = files(last)
+    size = (last / "tensors.safetensors").stat().st_size
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    done = subprocess.run(
+        [*GANFORGE, "train", "--run", str(run), "--resume", "--kimg", "9"],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n"), newest(run)) == (1, 1, last)
+    assert re.match("error: can't write checkpoint .*; earlier checkpoints are intact", done.stderr)
+    assert files(last) == before
+    ganforge("train", "--run", run, "--resume", "--kimg", "9")
+    assert newest(run).name == "000009.008"
+
+
+SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=300k none "$1"
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode != 0,
+    reason="no user namespaces here",
+)
+def test_a_full_disk_ends_in_one_line_with_earlier_checkpoints_intact(tmp_path: Path) -> None:
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    # within the namespace: train until the disk is full, then look at the newest checkpoint
+    script = SMALL_DISK.replace(
+        'exec "$@"',
+        f'code=0; "$@" || code=$?; cp -r "{disk}/run" "{kept}"; exit $code',
+    )
+    done = subprocess.run(
+        [
+            *["unshare", "-rm", "bash", "-c", script, "bash", str(disk)],
+            *[*GANFORGE, *train_arguments(disk / "run")],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n"), done.stderr[:13]) == (
+        1,
+        1,
+        "error: can't ",
+    ), done.stderr
+    saved = sorted((kept / "checkpoints").iterdir())
+    assert [path for path in saved if not path.name[0].isdigit()] == []
+    assert all(checkpoint.load(path)["seen"] for path in saved)
+
+
+def test_a_run_that_diverges_exits_1_with_one_line_and_a_hint(
+    tmp_path: Path, invoke: Invoke
+) -> None:
+    # a learning rate at which float32 overflows within a few steps
+    code, _, errors = invoke(*train_arguments(tmp_path / "run", "1", lr="1e+30"))
+    assert code == 1
+    assert re.fullmatch(
+        r"error: \S+ became (nan|inf) at step \d+\n"
+        r"no checkpoint was saved yet; try a lower learning rate, or a penalty such as R1\n",
+        errors,
+    )
+
+
+def test_exporting_and_evaluating_a_run_prints_json_alone(
+    uninterrupted: Path, ganforge: Ganforge
+) -> None:
+    done = ganforge(
+        *["evaluate", uninterrupted, "--json", "--samples", "64", "--metrics", "fid, kid"],
+        *["--extractor", "pixels"],
+    )
+    assert [score["metric"] for score in json.loads(done.stdout)] == ["fid", "kid"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "vanilla", "--run", "r"], "say what: ganforge train VARIANT --data NAME"),
+        (["train", "vanilla", "--data", "digits"], "say where: --run runs/NAME"),
+        (["train", "--no-such-option"], "No such option"),
+        (["no-such-command"], "No such command"),
+        (
+            ["train", "vanilla", "--data", "digits", "--run", "r", "--set", "lr"],
+            "--set takes KEY=VALUE, not 'lr'",
+        ),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_is_wrong(
+    invoke: Invoke, arguments: list[str], message: str
+) -> None:
+    code, _, errors = invoke(*arguments)
+    assert (code, message in errors) == (2, True), errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "resolution_px=abc"], "resolution_px: Input should be a valid integer"),
+        (["--set", "resolution_px=-8"], "resolution_px: Input should be greater than or equal"),
+        (["--set", "lrr=1"], "vanilla has no setting 'lrr'; did you mean 'lr'?"),
+        (["--set", "channels=3"], "channels comes from the data and can't be set"),
+        (["--config", "/no/such.yaml"], "can't read /no/such.yaml"),
+        (["--kimg", "0"], "kimg: Input should be greater than 0 (given 0.0)"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_exits_1_and_makes_no_folder(
+    invoke: Invoke, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    code, _, errors = invoke("train", "vanilla", "--data", "digits", "--run", run, *arguments)
+    assert (code, errors.count("\n"), run.exists()) == (1, 1, False)
+    assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "5"], "a resumed run keeps its settings; only keep_checkpoints, kimg can"),
+        (["--data", "mnist"], "trains vanilla on digits"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(
+    invoke: Invoke, uninterrupted: Path, arguments: list[str], message: str
+) -> None:
+    code, _, errors = invoke("train", "--run", uninterrupted, "--resume", *arguments)
+    assert (code, message in errors) == (1, True), errors
+
+
+def test_a_failure_shows_no_traceback(invoke: Invoke) -> None:
+    assert invoke("export", "nowhere")[2].startswith("error: nowhere is not a run")
+
+
+def test_a_failure_is_raised_as_it_is_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ganforge", "--debug", "export", "nowhere"])
+    with pytest.raises(ConfigError, match="nowhere is not a run"):
+        cli.main()
+
+
+def test_the_printed_configuration_is_accepted_as_it_is(invoke: Invoke, vanilla: Variant) -> None:
+    _, printed, _ = invoke("config", "vanilla")
+    assert vanilla.config.model_validate(yaml.safe_load(printed)) == vanilla.config()
+
+
+def test_every_printed_setting_says_what_it_is(invoke: Invoke) -> None:
+    lines = invoke("config", "dcgan")[1].splitlines()
+    settings = [i for i, line in enumerate(lines) if re.match(r"\w+:", line)]
+    assert [lines[i] for i in settings if not re.match(r"# \w", lines[i - 1])] == []
+
+
+def test_a_conforming_variant_passes_its_check(invoke: Invoke) -> None:
+    code, output, _ = invoke("check", "vanilla")
+    assert (code, output.count("pass ") > 10, "fail" in output) == (0, True, False)
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    commands = [command for command in cli.app.registered_commands if command.callback]
+    bare = [c.callback.__name__ for c in commands if c.callback and not c.epilog]
+    assert bare == []
+
+
+def test_what_is_not_a_run_cannot_be_resumed(invoke: Invoke, tmp_path: Path) -> None:
+    code, _, errors = invoke("train", "--run", tmp_path, "--resume")
+    assert (code, f"{tmp_path} is not a run" in errors) == (1, True)
+
+
+def test_a_folder_that_is_there_is_not_trained_into(invoke: Invoke, uninterrupted: Path) -> None:
+    before = sorted(uninterrupted.iterdir())
+    code, _, _ = invoke(*train_arguments(uninterrupted))
+    assert (code, sorted(uninterrupted.iterdir())) == (1, before)

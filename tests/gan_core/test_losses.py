@@ -1,0 +1,121 @@
+"""Adversarial losses against values worked out by hand, and gradients by finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gan_core.losses import (
+    AdversarialLoss,
+    Hinge,
+    LeastSquares,
+    Minimax,
+    NonSaturating,
+    Wasserstein,
+)
+
+LOSSES: list[AdversarialLoss] = [
+    NonSaturating(),
+    NonSaturating(real_target=0.9),
+    Minimax(),
+    LeastSquares(),
+    LeastSquares(real_target=0.9),
+    Hinge(),
+    Wasserstein(),
+]
+LOG3 = math.log(3.0)  # sigmoid(log 3) = 3/4
+
+
+def double(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # D(x) = 3/4, D(G(z)) = 1/2: −log(3/4) − log(1/2)
+        (NonSaturating(), math.log(4 / 3) + math.log(2)),
+        (Minimax(), math.log(4 / 3) + math.log(2)),
+        # target 0.9: −0.9·log(3/4) − 0.1·log(1/4) − log(1/2)
+        (NonSaturating(0.9), 0.9 * math.log(4 / 3) + 0.1 * math.log(4) + math.log(2)),
+        (LeastSquares(), 0.5 * (LOG3 - 1) ** 2),
+        (LeastSquares(0.9), 0.5 * (LOG3 - 0.9) ** 2),
+        (Hinge(), 1.0),  # log 3 > 1, so the real half is 0; the fake half is 1 + 0
+        (Wasserstein(), -LOG3),
+    ],
+)
+def test_discriminator_loss_equals_the_closed_form(loss: AdversarialLoss, expected: float) -> None:
+    assert loss.discriminator(double(LOG3), double(0.0)).item() == pytest.approx(
+        expected, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (NonSaturating(), math.log(4 / 3)),  # −log(3/4)
+        (Minimax(), math.log(1 / 4)),  # log(1 − 3/4)
+        (LeastSquares(), 0.5 * (LOG3 - 1) ** 2),
+        (Hinge(), -LOG3),
+        (Wasserstein(), -LOG3),
+    ],
+)
+def test_generator_loss_equals_the_closed_form(loss: AdversarialLoss, expected: float) -> None:
+    assert loss.generator(double(LOG3), None).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_discriminator_gradient_equals_finite_differences(loss: AdversarialLoss) -> None:
+    real, fake = double(-2.3, 0.4, 1.7).requires_grad_(), double(0.2, -1.6, 3.1).requires_grad_()
+    assert torch.autograd.gradcheck(loss.discriminator, (real, fake))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_generator_gradient_equals_finite_differences(loss: AdversarialLoss) -> None:
+    fake = double(0.2, -1.6, 3.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: loss.generator(logits, None), (fake,))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_per_sample(loss: AdversarialLoss) -> None:
+    real, fake = double(-2.3, 0.4), double(0.2, -1.6)
+    together = loss.discriminator(real, fake)
+    alone = torch.cat([loss.discriminator(real[i : i + 1], fake[i : i + 1]) for i in range(2)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), NonSaturating(0.9), Minimax()])
+def test_cross_entropy_is_exact_where_a_probability_underflows(loss: AdversarialLoss) -> None:
+    # sigmoid(200) is 1 in float32, whose log(1 − 1) is infinite; the loss is 200 + 0
+    wrong = loss.discriminator(torch.tensor([200.0]), torch.tensor([200.0]))
+    real_half = 200 * (1 - getattr(loss, "real_target", 1.0))
+    assert wrong.item() == pytest.approx(200 + real_half, rel=1e-6)
+
+
+def test_hinge_gives_no_gradient_beyond_the_margin() -> None:
+    real, fake = double(1.5).requires_grad_(), double(-1.5).requires_grad_()
+    Hinge().discriminator(real, fake).sum().backward()
+    assert (real.grad, fake.grad) == (double(0.0), double(0.0))
+
+
+def test_minimax_saturates_where_non_saturating_does_not() -> None:
+    gradients = []
+    for loss in (Minimax(), NonSaturating()):
+        logit = double(-20.0).requires_grad_()
+        loss.generator(logit, None).sum().backward()
+        assert logit.grad is not None
+        gradients.append(logit.grad.item())
+    assert gradients == pytest.approx([0.0, -1.0], abs=1e-8)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.0, 1.01])
+def test_a_target_outside_half_to_one_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match=rf"real_target {target} is not in \(0.5, 1\]"):
+        NonSaturating(target)
+
+
+def test_no_built_in_loss_needs_real_logits_in_the_generator_step() -> None:
+    assert not any(loss.needs_real for loss in LOSSES)

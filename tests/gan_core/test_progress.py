@@ -1,0 +1,38 @@
+"""A bar on a terminal, one line per tick in a log."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from gan_core.progress import training_progress
+
+STATS = {"loss/D": 1.25, "loss/G": 0.5, "gradient_norm/D": 3.0, "img_per_s": 100.0}
+
+
+def shown(*, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with training_progress(console, total_kimg=2) as progress:
+        progress.step(500)
+        progress.tick(STATS)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
+    return text
+
+
+def test_a_log_gets_one_plain_line_per_tick() -> None:
+    # 1,500 images are left at 100 a second
+    assert shown(terminal=False) == "0.5/2 kimg  100 img/s  loss/D 1.250  loss/G 0.500  15 s left\n"
+
+
+def test_a_terminal_gets_a_bar_with_the_same_numbers() -> None:
+    text = shown(terminal=True)
+    assert all(part in text for part in ("0.5/2 kimg", "100 img/s", "loss/D 1.250"))
+
+
+def test_a_budget_that_was_overrun_has_no_time_left() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with training_progress(console, total_kimg=1) as progress:
+        progress.step(1016)
+        progress.tick(STATS)
+    assert "  0 s left" in console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above

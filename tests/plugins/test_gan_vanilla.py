@@ -1,0 +1,138 @@
+"""The vanilla GAN: its networks, its settings, and that each claim of its paper is tested."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from gan_core.data import Batch
+from gan_core.losses import Minimax, NonSaturating
+from gan_core.testing import built, tiny_config
+from gan_vanilla.networks import Discriminator, Generator
+from gan_vanilla.trainer import VanillaConfig, build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gan_core.plugins import Plugins
+    from gan_core.trainer import AdversarialStep
+    from gan_core.variant import Variant
+
+
+@pytest.fixture
+def variant(plugins: Plugins) -> Variant:
+    return plugins.variant("vanilla")
+
+
+@pytest.fixture
+def trainer(variant: Variant) -> Any:
+    return built(variant, tiny_config(variant))
+
+
+def linear_sizes(network: nn.Module) -> list[tuple[int, int]]:
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    return [(layer.in_features, layer.out_features) for layer in layers]
+
+
+def test_the_generator_has_the_widths_asked_for() -> None:
+    network = Generator(10, (16, 32), (1, 8, 8))
+    assert linear_sizes(network) == [(10, 16), (16, 32), (32, 64)]
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [((16, 32, 64), [(64, 32), (32, 16), (16, 1)]), ((16,), [(64, 16), (16, 1)])],
+)
+def test_the_discriminator_has_all_but_the_widest_in_reverse(
+    widths: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
+    config = VanillaConfig(widths=widths, resolution_px=8, channels=1)
+    trainer = build(config, Accelerator(cpu=True))
+    assert linear_sizes(trainer.raw_D) == expected
+
+
+def test_images_are_within_one() -> None:
+    images = Generator(4, (8,), (3, 8, 8))(100 * torch.randn(5, 4))
+    assert (tuple(images.shape), bool(images.abs().max() <= 1)) == ((5, 3, 8, 8), True)
+
+
+def test_there_is_one_logit_per_image() -> None:
+    assert Discriminator((8,), (3, 8, 8))(torch.randn(5, 3, 8, 8)).shape == (5,)
+
+
+def test_a_logit_does_not_depend_on_the_rest_of_its_batch() -> None:
+    network, images = Discriminator((8,), (1, 8, 8)), torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(network(images)[:1], network(images[:1]))
+
+
+@pytest.mark.parametrize(("minimax", "loss"), [(False, NonSaturating), (True, Minimax)])
+def test_the_loss_is_as_set(minimax: bool, loss: type) -> None:
+    config = VanillaConfig(minimax=minimax, widths=(8,), resolution_px=8, real_target=0.9)
+    assert build(config, Accelerator(cpu=True)).loss == loss(0.9)
+
+
+@pytest.mark.parametrize(("halflife", "kept"), [(0.0, False), (5.0, True)])
+def test_an_average_is_kept_if_set(halflife: float, kept: bool) -> None:
+    config = VanillaConfig(ema_halflife_kimg=halflife, widths=(8,), resolution_px=8)
+    assert (build(config, Accelerator(cpu=True)).ema is not None) is kept
+
+
+def test_it_learns_the_level_of_a_plain_image() -> None:
+    config = VanillaConfig(
+        widths=(16, 32), resolution_px=8, channels=1, z_dim=4, lr=2e-3, ema_halflife_kimg=0
+    )
+    trainer = build(config, Accelerator(cpu=True))
+    for _ in range(300):
+        trainer.step(Batch(torch.full((32, 1, 8, 8), 0.5)))
+    with torch.no_grad():
+        level = trainer.raw_G(torch.randn(64, 4)).mean().item()
+    assert level == pytest.approx(0.5, abs=0.2)  # fresh weights give 0 ± 0.05
+
+
+def convolve(trainer: AdversarialStep) -> None:
+    trainer.raw_D.add_module("extra", nn.Conv2d(3, 3, 3))
+
+
+def normalise(trainer: AdversarialStep) -> None:
+    trainer.raw_D.add_module("extra", nn.BatchNorm1d(3))
+
+
+def momentum_as_epsilon(trainer: AdversarialStep) -> None:
+    for layer in trainer.raw_G.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.eps = 0.8
+
+
+def two_to_one(trainer: AdversarialStep) -> None:
+    trainer.n_critic = lambda g_steps: 2
+
+
+def saturate(trainer: AdversarialStep) -> None:
+    trainer.loss = Minimax()
+
+
+BREAKS: dict[str, Callable[[AdversarialStep], None]] = {
+    "both networks are multilayer perceptrons": convolve,
+    "D has no BatchNorm": normalise,
+    "BatchNorm's epsilon is tiny, not its momentum": momentum_as_epsilon,
+    "one D step per G step": two_to_one,
+    "G maximises log D(G(z))": saturate,
+}
+
+
+def test_every_claim_is_broken_below(variant: Variant) -> None:
+    assert {check.claim for check in variant.paper_checks} == BREAKS.keys()
+
+
+@pytest.mark.parametrize("claim", BREAKS)
+def test_a_claim_is_refuted_where_it_is_untrue(
+    variant: Variant, trainer: AdversarialStep, claim: str
+) -> None:
+    (check,) = [check for check in variant.paper_checks if check.claim == claim]
+    assert check.test(trainer)
+    BREAKS[claim](trainer)
+    assert not check.test(trainer)
