@@ -4,7 +4,9 @@
 # make setup    the virtual environment and the local Triton (the others do it first)
 # make clean    remove what these made
 
-PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.11))
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3 python3.13,$(shell \
+	command -v $(name) >/dev/null && $(name) -c 'import sys; assert sys.version_info >= (3, 11)' \
+	2>/dev/null && echo $(name))))
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -32,9 +34,10 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
 		{ echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
 	@echo "Installing ganforge and what it needs into .venv: a few minutes the first time"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@$(BIN)/ganforge triton install || echo "Going on without the local Triton."
-	@touch $(READY)
+	@begin=$$(date +%s); \
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' && \
+	{ $(BIN)/ganforge triton install || echo "Going on without the local Triton."; } && \
+	echo "Set up in $$(($$(date +%s) - begin)) s" && touch $(READY)
 
 clean:
 	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
