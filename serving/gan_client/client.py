@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from gan_core.errors import InvalidRequest, ServiceError
+from gan_core.errors import DeadlineExceeded, InvalidRequest, ServiceError
 
 from .transports import Transport, open_transport
 
@@ -74,11 +74,16 @@ class AsyncClient:
         self, attempt: Callable[[Transport, float], Awaitable[T]], timeout_s: float | None = None
     ) -> T:
         """Attempt, and again where it may help and time is left; obeys Retry-After."""
-        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        budget_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + budget_s
         retries = 0
         while True:
+            left_s = max(deadline - time.monotonic(), 0.001)
             try:
-                return await attempt(self._transport, max(deadline - time.monotonic(), 0.001))
+                async with asyncio.timeout(left_s):  # a transport's own watches single reads
+                    return await attempt(self._transport, left_s)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"no answer within {budget_s:g} s") from error
             except ServiceError as error:
                 backoff = BACKOFF_S * 2**retries * random.uniform(0.5, 1.5)  # noqa: S311 no secret
                 wait_s = max(error.retry_after_s or 0.0, backoff)
@@ -163,9 +168,13 @@ class Client:
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._runner = _Runner()
-        self._client = self._runner.call(
-            _made(url, timeout_s=timeout_s, max_retries=max_retries, http=http)
-        )
+        try:
+            self._client = self._runner.call(
+                _made(url, timeout_s=timeout_s, max_retries=max_retries, http=http)
+            )
+        except BaseException:
+            self._runner.stop()
+            raise
         self.images = Images(self._client.images, self._runner)
         self.models = Models(self._client.models, self._runner)
 
@@ -254,6 +263,9 @@ class _Runner:
             last.close()
             return
         self.call(last)
+        self.stop()
+
+    def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

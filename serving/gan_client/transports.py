@@ -124,7 +124,7 @@ class HttpTransport:
         try:
             response = await self._http.request(method, path, json=body, timeout=timeout_s)
         except httpx.TimeoutException as error:
-            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from error
+            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             text = str(error) or type(error).__name__
             raise ConnectionFailed(f"can't reach {self._http.base_url}: {text}") from error

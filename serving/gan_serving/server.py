@@ -112,12 +112,16 @@ async def _supervised(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listening: socket.socket | None = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-    except (OSError, OverflowError) as error:
+        listening.listen()  # bound alone, it wouldn't keep a second server from the port
+    except (OSError, OverflowError, ValueError) as error:
+        if listening is not None:
+            listening.close()
         raise ConfigError(
             f"can't listen on {host}:{port}: {error}; choose another --host or --http-port"
         ) from error

@@ -104,6 +104,8 @@ class TritonEngine:
             await self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
         except InferenceServerException as error:
             raise Unavailable(f"Triton can't load {model!r}: {error.message()}") from error
+        except asyncio.CancelledError as error:
+            self._refuse(error, model)
 
     async def reload(self, model: str) -> None:
         """Unload a model and load it: the one way to a new backend process.
@@ -133,6 +135,8 @@ class TritonEngine:
             )
         except InferenceServerException as error:
             raise Unavailable(f"Triton can't unload {model!r}: {error.message()}") from error
+        except asyncio.CancelledError as error:
+            self._refuse(error, model)
 
     async def live(self) -> bool:
         """Whether Triton answers at all."""

@@ -19,16 +19,6 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from gan_serving.local_triton import (
-    Finding,
-    LocalTriton,
-    doctor,
-    home,
-    install,
-    installed,
-    unsupported,
-)
-from gan_serving.triton_commands import app
 from onnx import TensorProto, helper
 from tritonclient.grpc import (
     InferenceServerClient,
@@ -40,6 +30,16 @@ from tritonclient.utils import (
 from typer.testing import CliRunner
 
 from gan_core.errors import TritonError
+from gan_serving.local_triton import (
+    Finding,
+    LocalTriton,
+    doctor,
+    home,
+    install,
+    installed,
+    unsupported,
+)
+from gan_serving.triton_commands import app
 
 needs_triton = pytest.mark.skipif(
     unsupported() is not None or not installed(home()),

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from gan_serving.local_triton import LocalTriton, home, installed, unsupported
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import (
@@ -23,6 +22,8 @@ from tritonclient.utils import (
     InferenceServerException,
     np_to_triton_dtype,
 )
+
+from gan_serving.local_triton import LocalTriton, home, installed, unsupported
 
 pytestmark = [
     pytest.mark.skipif(unsupported() is not None, reason=str(unsupported())),

@@ -1,0 +1,252 @@
+"""What breaks in production, broken on purpose: no wrong picture, and it heals by itself."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from gan_client.images import decoded
+from gan_serving.repository import publish
+from tests.serving.graphs import LABELLED_INPUTS, slow, watermark, watermarked, write_export
+from tests.serving.processes import Load, Serving, ganforge, shared_memory, wait_until
+
+CALLERS = 8
+HEAL_S = 15
+BLUE = (0, 0, 0, 2)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A repository to break and to publish into: ``marked`` and ``slow``."""
+    publish(write_export(tmp_path / "marked", "marked"), tmp_path / "own")
+    publish(write_export(tmp_path / "slow", "slow", slow(), LABELLED_INPUTS), tmp_path / "own")
+    return tmp_path / "own"
+
+
+class Asker:
+    """Asks a gateway for pictures, without any retry, and checks every one of them."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=60)
+        self._lock = threading.Lock()
+        self.statuses: list[int] = []
+        self.versions: set[int] = set()
+
+    def ask(self, seed: int) -> None:
+        """A picture or a 503 that says when to come again; anything else fails the test."""
+        response = self._http.post(
+            "/v1/images/generations", json={"model": "marked", "seed": seed, "n": 2}
+        )
+        if response.status_code == 200:
+            body = response.json()
+            shade = {1: 0, 2: 10}[body["version"]]
+            wanted = watermarked([seed, seed + 1])
+            wanted[..., 2] += np.uint8(shade)
+            found = [decoded(base64.b64decode(item["b64_json"])) for item in body["data"]]
+            np.testing.assert_array_equal(np.stack(found), wanted)
+            self.versions.add(body["version"])
+        else:
+            assert response.status_code == 503, response.text
+            assert int(response.headers["retry-after"]) >= 1
+            time.sleep(0.02)
+        with self._lock:
+            self.statuses.append(response.status_code)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[[str], Asker]]:
+    askers: list[Asker] = []
+
+    def ask(url: str) -> Asker:
+        askers.append(Asker(url))
+        return askers[-1]
+
+    yield ask
+    for asker in askers:
+        asker.close()
+
+
+def healed_s(serving: Serving) -> tuple[float, float]:
+    """Seconds until /readyz told of the fault, and until all was well again."""
+    started = time.monotonic()
+    assert wait_until(lambda: not serving.ready(), 3), "/readyz never told of the fault"
+    told = time.monotonic() - started
+    assert wait_until(serving.ready, HEAL_S), serving.errors()
+    return told, time.monotonic() - started
+
+
+VICTIMS: dict[str, Callable[[Serving], psutil.Process]] = {
+    "tritonserver": lambda serving: serving.triton(),
+    "stub": lambda serving: next(
+        one for one in serving.stubs() if "/marked/" in str(one.cmdline())
+    ),
+}
+
+
+@pytest.mark.usefixtures("has_triton")
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_after_kill_9_under_load_it_heals_and_no_picture_is_wrong(
+    own: Path, asking: Callable[[str], Asker], victim: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Serving(own, "triton") as serving:
+        asker = asking(serving.url)
+        with Load(CALLERS, asker.ask):
+            assert wait_until(lambda: len(asker.statuses) > 50)
+            VICTIMS[victim](serving).kill()
+            told, healed = healed_s(serving)
+            before = len(asker.statuses)
+            assert wait_until(lambda: 200 in asker.statuses[before:])
+        assert set(asker.statuses) <= {200, 503}
+        with capsys.disabled():
+            failed = asker.statuses.count(503)
+            sys.stdout.write(
+                f"\nkill -9 of {victim}: told after {told:.2f} s, healed after {healed:.2f} s, "
+                f"{failed} of {len(asker.statuses)} answers were 503\n"
+            )
+        assert healed < HEAL_S
+
+
+@pytest.mark.parametrize("engine", ["triton", "ort"])
+def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(
+    own: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    if engine == "triton":
+        request.getfixturevalue("has_triton")
+    before = shared_memory()
+    with Serving(own, engine) as serving:
+        body = {"model": "slow", "label": 9, "n": 2}
+        httpx.post(f"{serving.url}/v1/images/generations", json={**body, "label": 0}, timeout=60)
+        family = psutil.Process(serving.process.pid).children(recursive=True)
+        answers: list[int] = []
+
+        def ask() -> None:
+            url = f"{serving.url}/v1/images/generations"
+            answers.append(httpx.post(url, json=body, timeout=60).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        assert answers == []
+        assert serving.stop() == 0, serving.errors()
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 6
+        assert serving.errors() == ""
+    assert [one for one in family if one.is_running()] == []
+    assert shared_memory() - before == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_idle_ends_it_with_exit_code_0(own: Path, number: signal.Signals) -> None:
+    with Serving(own, "ort") as serving:
+        assert serving.stop(number) == 0, serving.errors()
+
+
+@pytest.mark.usefixtures("has_triton")
+def test_kill_9_of_the_server_leaves_no_triton_behind(own: Path) -> None:
+    before = shared_memory()
+    with Serving(own, "triton") as serving:
+        family = psutil.Process(serving.process.pid).children(recursive=True)
+        assert len(family) == 3  # tritonserver and a stub for each model
+        serving.process.kill()
+        started = time.monotonic()
+        assert wait_until(lambda: not [one for one in family if one.is_running()], 10)
+        assert time.monotonic() - started < 10
+    assert shared_memory() - before == set()
+
+
+@pytest.mark.parametrize("engine", ["triton", "ort"])
+def test_a_publication_under_load_is_picked_up_and_fails_no_request(
+    own: Path,
+    tmp_path: Path,
+    asking: Callable[[str], Asker],
+    engine: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    if engine == "triton":
+        request.getfixturevalue("has_triton")
+    newer = write_export(tmp_path / "newer", "marked", watermark(shade=10))
+    with Serving(own, engine) as serving:
+        asker = asking(serving.url)
+        with Load(CALLERS, asker.ask):
+            assert wait_until(lambda: len(asker.statuses) > 50)
+            publish(newer, own)
+            assert wait_until(lambda: asker.versions == {1, 2}), serving.errors()
+            enough = len(asker.statuses) + 50
+            assert wait_until(lambda: len(asker.statuses) > enough)
+        assert set(asker.statuses) == {200}
+
+
+@pytest.mark.usefixtures("has_triton")
+def test_a_model_published_later_is_served_without_a_restart(own: Path, tmp_path: Path) -> None:
+    with Serving(own, "triton") as serving:
+        publish(write_export(tmp_path / "later", "later"), own)
+        url = f"{serving.url}/v1/images/generations"
+        body: dict[str, Any] = {"model": "later", "seed": 1}
+        assert wait_until(lambda: httpx.post(url, json=body).status_code == 200)
+
+
+def test_a_broken_version_leaves_the_other_models_serving_and_readyz_tells(
+    own: Path, asking: Callable[[str], Asker]
+) -> None:
+    (own / "slow" / "1" / "model.onnx").write_bytes(b"broken")
+    with Serving(own, "ort") as serving:
+        asker = asking(serving.url)
+        asker.ask(3)
+        assert asker.statuses == [200]
+        readiness = httpx.get(f"{serving.url}/readyz")
+    assert readiness.status_code == 503
+    assert "can't be loaded" in readiness.json()["models"]["slow"]
+    assert readiness.json()["models"]["marked"] == "ready"
+
+
+def one_line(text: str) -> bool:
+    return len(text.strip().splitlines()) == 1 and "Traceback" not in text
+
+
+@pytest.mark.parametrize("engine", ["triton", "ort"])
+def test_a_taken_port_is_one_line_and_exit_code_1(own: Path, engine: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        options = ("--repository", str(own), "--engine", engine, "--http-port", port)
+        done = ganforge("serve", *options)
+    assert done.returncode == 1
+    assert one_line(done.stderr), done.stderr
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["triton", "ort"])
+def test_a_missing_repository_is_one_line_and_exit_code_1(tmp_path: Path, engine: str) -> None:
+    done = ganforge("serve", "--repository", tmp_path / "nothing", "--engine", engine)
+    assert done.returncode == 1
+    assert one_line(done.stderr), done.stderr
+    assert "nothing is not a model repository" in done.stderr
+
+
+def test_a_missing_triton_is_one_line_that_says_how_to_install_it(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANFORGE_TRITON_HOME", str(tmp_path / "nothing"))
+    port = "--http-port=0"
+    done = ganforge("serve", "--repository", own, "--engine", "triton", port)
+    assert done.returncode == 1
+    assert one_line(done.stderr), done.stderr
+    assert "ganforge triton install" in done.stderr

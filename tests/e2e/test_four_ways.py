@@ -1,0 +1,123 @@
+"""One seed, one picture: in process, on Triton directly, through either gateway, and in torch."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from gan_client import AsyncClient, Client
+from gan_core.latents import draw, seed_range
+from tests.serving.gan import contrasted
+from tests.serving.graphs import watermarked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.serving.processes import Serving
+
+WAYS = ["local", "triton", "http over triton", "http over ort"]
+SEED = 2**63 + 5
+
+
+def url_of(way: str, request: pytest.FixtureRequest) -> str:
+    if way == "local":
+        return f"local:{request.getfixturevalue('repository')}"
+    over = "over_ort" if way.endswith("ort") else "over_triton"
+    serving: Serving = request.getfixturevalue(over)
+    if way != "triton":
+        return serving.url
+    port = re.search(r"--grpc-port=(\d+)", " ".join(serving.triton().cmdline()))
+    assert port
+    return f"triton://127.0.0.1:{port[1]}"
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def url(request: pytest.FixtureRequest) -> str:
+    return url_of(request.param, request)
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def in_torch() -> NDArray[Any]:
+    """Five pictures of the very generator that was exported, without ONNX."""
+    served = contrasted()
+    inputs = draw(served.inputs, seed_range(SEED, 5))
+    with torch.no_grad():
+        return np.asarray(served(*map(torch.from_numpy, inputs.values())))
+
+
+def test_the_pixels_are_torchs(client: Client, in_torch: NDArray[Any]) -> None:
+    batch = client.images.generate(model="tiny_dcgan", n=5, seed=SEED)
+    assert np.abs(batch.numpy().astype(int) - in_torch).max() <= 1
+
+
+def test_the_pictures_differ_from_each_other(in_torch: NDArray[Any]) -> None:
+    differences = [np.abs(in_torch[0].astype(int) - other).max() for other in in_torch[1:]]
+    assert min(differences) > 50  # else agreement to one level would say nothing
+
+
+def test_four_at_once_are_four_times_one(client: Client) -> None:
+    four = client.images.generate(model="tiny_dcgan", n=4, seed=SEED).numpy()
+    ones = [client.images.generate(model="tiny_dcgan", seed=SEED + i).numpy() for i in range(4)]
+    assert np.abs(four.astype(int) - np.concatenate(ones)).max() <= 1
+
+
+def test_the_seeds_come_back(client: Client) -> None:
+    batch = client.images.generate(model="marked", n=3, seed=2**64 - 2)
+    assert batch.seeds == [2**64 - 2, 2**64 - 1, 0]
+
+
+def test_a_seed_that_was_drawn_makes_its_picture_again(client: Client) -> None:
+    first = client.images.generate(model="tiny_dcgan", n=2)[1]
+    again = client.images.generate(model="tiny_dcgan", seed=first.seed)
+    assert np.abs(again[0].numpy().astype(int) - first.numpy()).max() <= 1
+
+
+def test_labels_and_truncation_reach_the_graph(client: Client) -> None:
+    batch = client.images.generate(model="marked", labels=[3, "nine"], truncation=0.5, seed=1)
+    np.testing.assert_array_equal(batch.numpy(), watermarked([1, 2], [3, 9], 0.5))
+
+
+def test_latents_reach_the_graph(client: Client) -> None:
+    latents = np.array([[0, 0.5, -1, 1]] * 2, np.float32)
+    batch = client.images.generate(model="marked", latents=latents, label=0)
+    assert batch.seeds == [None, None]
+    np.testing.assert_array_equal(batch.numpy()[0, :, 0, 0], [128, 191, 0, 255])
+
+
+def test_more_than_a_batch_is_answered_in_order(client: Client) -> None:
+    batch = client.images.generate(model="marked", n=64, seed=0)
+    np.testing.assert_array_equal(batch.numpy(), watermarked(range(64)))
+
+
+def test_the_same_models_are_listed(client: Client, repository: Path) -> None:
+    with Client(f"local:{repository}") as local:
+        assert client.models.list() == local.models.list()
+
+
+def test_the_newest_version_answers_and_is_named(client: Client) -> None:
+    assert client.images.generate(model="versioned").version == 2
+
+
+def test_the_async_client_gives_the_same(url: str, in_torch: NDArray[Any]) -> None:
+    async def ask() -> list[NDArray[np.uint8]]:
+        async with AsyncClient(url) as client:
+            calls = (
+                client.images.generate(model="tiny_dcgan", seed=SEED + i, n=1) for i in range(5)
+            )
+            return [batch.numpy() for batch in await asyncio.gather(*calls)]
+
+    pictures = np.concatenate(asyncio.run(ask())).astype(int)
+    assert np.abs(pictures - in_torch).max() <= 1

@@ -1,0 +1,129 @@
+"""The commands of the serving half, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving.graphs import write_export
+from tests.serving.processes import ganforge
+
+
+@pytest.mark.parametrize("command", ["generate", "models", "publish", "serve"])
+def test_each_commands_help_has_an_example(command: str) -> None:
+    done = ganforge(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: ganforge {command}" in done.stdout
+
+
+def test_generate_writes_a_grid_of_the_images(repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "grid.png"
+    url = f"local:{repository}"
+    done = ganforge("generate", "marked", "-n", "9", "--seed", "7", "--out", out, "--url", url)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as picture:
+        assert picture.size == (3 * (6 + 2) + 2, 3 * (4 + 2) + 2)
+    assert "9 images of marked version 1, seed 7" in done.stdout
+
+
+def test_generate_writes_a_file_per_image_into_a_folder(repository: Path, tmp_path: Path) -> None:
+    url = f"local:{repository}"
+    done = ganforge("generate", "marked", "-n", "2", "--seed", "7", "--out", tmp_path, "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["marked-7.png", "marked-8.png"]
+
+
+@pytest.mark.parametrize("label", ["3", "three"])
+def test_generate_takes_a_label_by_index_or_name(
+    repository: Path, tmp_path: Path, label: str
+) -> None:
+    options = ("--label", label, "--out", tmp_path, "--seed", "1", "-n", "1")
+    done = ganforge("generate", "marked", *options, "--url", f"local:{repository}")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "marked-1.png") as picture:
+        assert np.asarray(picture)[0, 0, 1] == 60
+
+
+def test_models_prints_json_for_machines(repository: Path) -> None:
+    done = ganforge("models", "--json", "--url", f"local:{repository}")
+    cards = json.loads(done.stdout)
+    assert [card["model"] for card in cards] == [
+        "fragile",
+        "marked",
+        "slow",
+        "tiny_dcgan",
+        "versioned",
+    ]
+
+
+def test_models_prints_a_table_for_people(repository: Path) -> None:
+    done = ganforge("models", "--url", f"local:{repository}")
+    assert done.returncode == 0
+    assert "6×4×3" in done.stdout
+
+
+def test_publish_says_where_and_what_comes_next(tmp_path: Path) -> None:
+    source = write_export(tmp_path / "export", "marked")
+    done = ganforge("publish", source, "--repository", tmp_path / "r", "--model", "other")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'r' / 'other' / '1'}: other version 1" in done.stdout
+    assert f"Next: ganforge serve --repository {tmp_path / 'r'}" in done.stdout
+
+
+FAILURES: dict[str, tuple[list[str], str]] = {
+    "unknown model": (["generate", "nobody", "--url", "local:{repository}"], "no model is called"),
+    "label": (
+        ["generate", "marked", "--label", "12", "--url", "local:{repository}"],
+        "label: 12 is out of range",
+    ),
+    "seed": (
+        ["generate", "marked", "--seed", str(2**64), "--url", "local:{repository}"],
+        "seed: Input should be less than",
+    ),
+    "no server": (["models", "--url", "http://127.0.0.1:9"], "can't reach http://127.0.0.1:9"),
+    "no address": (["models", "--url", "ftp://x"], "is not an address"),
+    "no repository": (["models", "--url", "local:{empty}/nothing"], "no such folder"),
+    "no export": (["publish", "{empty}"], "holds no exported generator"),
+    "grid": (
+        ["generate", "marked", "-n", "1", "--out", "x.jpg", "--url", "local:{repository}"],
+        "a grid is a .png",
+    ),
+    "engine": (
+        ["serve", "--engine", "ort", "--triton", "x:1", "--repository", "{repository}"],
+        "--triton goes with --engine triton",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "reason"), FAILURES.values(), ids=list(FAILURES))
+def test_a_failure_is_one_line_and_exit_code_1(
+    repository: Path, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    done = ganforge(*(one.format(repository=repository, empty=tmp_path) for one in arguments))
+    assert done.returncode == 1, done.stdout
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate"],
+        ["generate", "marked", "-n", "0"],
+        ["generate", "marked", "--seed", "x"],
+        ["serve", "--engine", "magic"],
+        ["serve", "--http-port", "70000"],
+        ["publish"],
+        ["models", "--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    done = ganforge(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,59 @@
+"""Readiness: one real inference per model, shared by all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gan_core.errors import InternalError, Unavailable
+from gan_serving import readiness as module
+from gan_serving.readiness import Readiness
+from gan_serving.service import ImageService
+from tests.serving.fake_engine import FakeEngine
+from tests.serving.graphs import card_of, watermark
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_a_model_that_answers_has_no_problem() -> None:
+    assert asyncio.run(Readiness(ImageService(FakeEngine())).check()) == {"marked": None}
+
+
+def test_a_model_that_fails_has_its_error() -> None:
+    engine = FakeEngine()
+    engine.error = Unavailable("its backend is dead")
+    found = asyncio.run(Readiness(ImageService(engine)).check())
+    assert str(found["marked"]) == "its backend is dead"
+
+
+def test_a_wrong_picture_is_a_problem() -> None:
+    engine = FakeEngine(answer=lambda inputs: inputs["z"])
+    found = asyncio.run(Readiness(ImageService(engine)).check())
+    assert isinstance(found["marked"], InternalError)
+
+
+def test_any_number_of_probes_cost_one_inference_a_second() -> None:
+    engine = FakeEngine(card_of(watermark(), "a"), card_of(watermark(), "b"))
+    engine.delay_s = 0.01
+
+    async def probe() -> None:
+        readiness = Readiness(ImageService(engine))
+        await asyncio.gather(*(readiness.check() for _ in range(50)))
+
+    asyncio.run(probe())
+    assert len(engine.asked) == 2  # one per model
+
+
+def test_the_answer_is_found_anew_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRESH_S", 0.01)
+    engine = FakeEngine()
+
+    async def probe() -> list[bool]:
+        readiness = Readiness(ImageService(engine))
+        found = [(await readiness.check())["marked"] is None]
+        engine.error = Unavailable("gone")
+        await asyncio.sleep(0.02)
+        return [*found, (await readiness.check())["marked"] is None]
+
+    assert asyncio.run(probe()) == [True, False]

@@ -1,0 +1,88 @@
+"""How a URL becomes a way to a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gan_client.transports import HttpTransport, ServiceTransport, open_transport
+from gan_core.errors import InvalidRequest
+from gan_serving.schema import parsed
+from tests.serving.fake_engine import FakeEngine
+
+
+@pytest.mark.parametrize("url", ["http://host:8080", "https://host", "triton://host:8001"])
+def test_a_url_is_opened_without_asking_the_server(url: str) -> None:
+    async def opened() -> type[object]:
+        transport = open_transport(url)
+        await transport.close()
+        return type(transport)
+
+    kind = ServiceTransport if url.startswith("triton") else HttpTransport
+    assert asyncio.run(opened()) is kind
+
+
+def test_a_relative_folder_may_be_served_in_process(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository.parent)
+
+    async def models() -> list[str]:
+        transport = open_transport(f"local:{repository.name}")
+        try:
+            return [card.model for card in await transport.models()]
+        finally:
+            await transport.close()
+
+    assert "marked" in asyncio.run(models())
+
+
+def test_closing_a_service_transport_closes_its_engine() -> None:
+    engine = FakeEngine()
+    asyncio.run(ServiceTransport(engine).close())
+    assert engine.closed
+
+
+def test_in_process_ten_thousand_images_may_be_asked_for() -> None:
+    engine = FakeEngine()
+    batch = asyncio.run(
+        ServiceTransport(engine).generate(parsed(model="marked", n=10_000, seed=0), 10)
+    )
+    assert len(batch) == 10_000
+
+
+def test_in_process_more_are_refused() -> None:
+    request = parsed(model="marked", n=10_001, seed=0)
+    with pytest.raises(InvalidRequest, match="at most 10000"):
+        asyncio.run(ServiceTransport(FakeEngine()).generate(request, 10))
+
+
+def sent(ask: Callable[[HttpTransport], object], base_url: str = "http://gateway") -> httpx.Request:
+    """The request that a call makes of an HTTP transport."""
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"data": [], "model": "m", "version": 1})
+
+    async def run() -> None:
+        mock = httpx.MockTransport(handler)
+        async with httpx.AsyncClient(transport=mock, base_url=base_url) as http:
+            await HttpTransport(http).generate(parsed(model="m", n=2, seed=2**64 - 1), 1)
+
+    asyncio.run(run())
+    return seen[0]
+
+
+def test_only_what_was_asked_for_is_sent() -> None:
+    request = sent(lambda transport: None)
+    assert request.read() == b'{"model":"m","n":2,"seed":18446744073709551615}'
+
+
+def test_a_gateway_may_lie_behind_a_path() -> None:
+    request = sent(lambda transport: None, "http://host/gans")
+    assert str(request.url) == "http://host/gans/v1/images/generations"
