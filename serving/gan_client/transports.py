@@ -17,6 +17,7 @@ from gan_core.errors import (
     ConnectionFailed,
     DeadlineExceeded,
     InternalError,
+    QueueFull,
     ServiceError,
     Unavailable,
 )
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from gan_serving.schema import GenerationRequest
 
 __all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
+
+
+OF_PROXIES: dict[int, type[ServiceError]] = {
+    429: QueueFull,
+    502: Unavailable,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+"""What a bare status means that isn't the gateway's own answer."""
 
 
 class Transport(Protocol):
@@ -143,7 +153,7 @@ def _raise(response: httpx.Response) -> NoReturn:
         kind, message, param = error["code"], str(error["message"]), error.get("param")
     except (ValueError, KeyError, TypeError):
         kind, message, param = "", f"{response.status_code} from {response.url}", None
-    fallback: type[ServiceError] = Unavailable if response.status_code == 503 else InternalError
+    fallback = OF_PROXIES.get(response.status_code, InternalError)
     raise SERVICE_ERRORS.get(kind, fallback)(
         message,
         param=param,

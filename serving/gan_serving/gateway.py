@@ -110,14 +110,15 @@ def _info(published: Published) -> ModelInfo:
 
 def _wants_png(request: Request, body: GenerationRequest) -> bool:
     accepted = request.headers.get("accept", "*/*").lower()
-    if "application/json" in accepted or "*/*" in accepted or "application/*" in accepted:
-        return False
-    if "image/png" in accepted or "image/*" in accepted:
-        latents = body.latents if isinstance(body.latents, list) else None
-        if (body.n or len(body.labels or latents or "1")) != 1:
-            raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
-        return True
-    raise NotAcceptable(f"Accept {accepted!r}: application/json or image/png can be given")
+    image = "image/png" in accepted or "image/*" in accepted
+    json_too = any(kind in accepted for kind in ("application/json", "application/*", "*/*"))
+    if not image and not json_too:
+        raise NotAcceptable(f"Accept {accepted!r}: application/json or image/png can be given")
+    latents = body.latents if isinstance(body.latents, list) else None
+    single = (body.n or len(body.labels or latents or "1")) == 1
+    if image and not single and not json_too:
+        raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
+    return image and single and "application/json" not in accepted
 
 
 def _json(generation: Generation, files: list[bytes]) -> Response:

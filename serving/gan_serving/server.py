@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import platformdirs
 import uvicorn
 
 from gan_core.errors import ConfigError
@@ -70,8 +71,9 @@ async def serve(options: Options, on_start: Callable[[str], None]) -> None:
         async with _engine(options) as engine:
             service = ImageService(engine, max_n=options.max_n, timeout_s=options.timeout_s)
             readiness = Readiness(service)
+            server = _server(create_app(service, readiness))
             async with _supervised(options, engine, readiness):
-                await _run(create_app(service, readiness), listening, on_start)
+                await _run(server, listening, on_start)
 
 
 @contextlib.asynccontextmanager
@@ -94,21 +96,24 @@ async def _supervised(
     if not isinstance(engine, TritonEngine) or options.triton:
         yield
         return
-    from .local_triton import LocalTriton, home
+    from .local_triton import home
+    from .triton_process import LocalTriton
 
-    with tempfile.TemporaryDirectory(prefix="ganforge-triton-") as folder:
-        triton = LocalTriton(options.repository, home=home(), log=Path(folder) / "triton.log")
-        supervisor = Supervisor(triton, engine, options.repository, readiness)
+    # one folder for all: a server that was killed is cleaned up after by the next
+    record = platformdirs.user_log_path("ganforge") / f"triton-{os.getpid()}.log"
+    triton = LocalTriton(options.repository, home=home(), log=record)
+    supervisor = Supervisor(triton, engine, options.repository, readiness)
+    try:
+        await supervisor.start()
+        watching = asyncio.create_task(supervisor.run())
         try:
-            await supervisor.start()
-            watching = asyncio.create_task(supervisor.run())
-            try:
-                yield
-            finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+            yield
         finally:
-            await supervisor.stop()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    finally:
+        await supervisor.stop()
+    record.unlink(missing_ok=True)  # kept where something went wrong
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -128,7 +133,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _run(app: object, listening: socket.socket, on_start: Callable[[str], None]) -> None:
+def _server(app: object) -> uvicorn.Server:
+    """Uvicorn over the application; SIGTERM and SIGINT end it, even before it has started."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
         log_config=None,
@@ -137,12 +143,23 @@ async def _run(app: object, listening: socket.socket, on_start: Callable[[str], 
         timeout_graceful_shutdown=DRAIN_S,
     )
     server = uvicorn.Server(config)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     # uvicorn raises the signal again once it has drained: what comes after it must still run
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, end)
+    return server
+
+
+async def _run(
+    server: uvicorn.Server, listening: socket.socket, on_start: Callable[[str], None]
+) -> None:
+    host, port = listening.getsockname()[:2]
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    host, port = listening.getsockname()[:2]
-    on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    if not server.should_exit:
+        on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     await serving

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gan_core.errors import QueueFull, ServiceError, TritonError, Unavailable
+from gan_core.errors import DeadlineExceeded, QueueFull, ServiceError, TritonError, Unavailable
 
 from .repository import model_names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .local_triton import LocalTriton
     from .readiness import Readiness
     from .triton_engine import TritonEngine
+    from .triton_process import LocalTriton
 
 __all__ = ["Supervisor"]
 
@@ -28,8 +30,21 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
 HEALS_BEFORE_RESTART = 2
+SLOW_ROUNDS = 3
+"""A model that answers too late may be busy: it counts as failing from this round on."""
+REFUSED_PAUSE_S = 60.0
 SILENT_ROUNDS_BEFORE_RESTART = 2
 SILENT_STOP_S = 2.0
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """What was tried for a model that doesn't answer."""
+
+    rounds: int = 0
+    heals: int = 0
+    refusals: int = 0
+    not_before: float = 0.0
 
 
 class Supervisor:
@@ -50,7 +65,7 @@ class Supervisor:
         self._repository = repository
         self._readiness = readiness
         self._loaded: dict[str, int] = {}
-        self._failed: dict[str, int] = {}
+        self._troubles: dict[str, _Trouble] = {}
         self._silent_rounds = 0
 
     async def start(self) -> None:
@@ -62,7 +77,7 @@ class Supervisor:
         await asyncio.to_thread(self._triton.start)
         await self._engine.reconnect(self._triton.address)
         self._loaded.clear()
-        self._failed.clear()
+        self._troubles.clear()
         self._silent_rounds = 0
         await self._load_changed()
 
@@ -93,7 +108,7 @@ class Supervisor:
         self._silent_rounds = 0
         for model, problem in problems.items():
             if problem is None or isinstance(problem, QueueFull):
-                self._failed.pop(model, None)
+                self._troubles.pop(model, None)
             else:
                 await self._heal(model, problem)
 
@@ -103,6 +118,7 @@ class Supervisor:
         for model, changed_ns in present.items():
             if self._loaded.get(model) != changed_ns:
                 self._loaded[model] = changed_ns
+                self._troubles.pop(model, None)
                 try:
                     await self._engine.load(model)
                 except Unavailable as error:
@@ -127,12 +143,21 @@ class Supervisor:
         await self.start()
 
     async def _heal(self, model: str, problem: ServiceError) -> None:
-        if self._failed.get(model, 0) >= HEALS_BEFORE_RESTART:
+        trouble = self._troubles.setdefault(model, _Trouble())
+        trouble.rounds += 1
+        slow = isinstance(problem, DeadlineExceeded) and trouble.rounds < SLOW_ROUNDS
+        if slow or time.monotonic() < trouble.not_before:
+            return
+        if trouble.heals >= HEALS_BEFORE_RESTART:
             log.warning("%s still fails (%s); restarting Triton", model, problem)
             await asyncio.to_thread(self._triton.stop)
             await self.start()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)
-        await self._engine.reload(model)
-        # not counted where Triton refuses to load it: a restart would only harm the others
-        self._failed[model] = self._failed.get(model, 0) + 1
+        try:
+            await self._engine.reload(model)
+        except Unavailable:  # a restart wouldn't help, and would harm the others
+            trouble.refusals += 1
+            trouble.not_before = time.monotonic() + min(2.0**trouble.refusals, REFUSED_PAUSE_S)
+            raise
+        trouble.heals += 1

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gan_serving.local_triton import LocalTriton, home
+from gan_serving.local_triton import home
 from gan_serving.repository import model_names
 from gan_serving.triton_engine import TritonEngine
+from gan_serving.triton_process import LocalTriton
 
 
 @pytest.fixture(scope="session", autouse=True)

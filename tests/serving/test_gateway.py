@@ -231,7 +231,9 @@ def test_json_is_given_to_whom_it_suits(accept: str) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("accept", ["image/png", "image/*", "IMAGE/PNG", "image/webp, image/png"])
+@pytest.mark.parametrize(
+    "accept", ["image/png", "image/*", "IMAGE/PNG", "image/webp, image/png", "image/png, */*;q=0.5"]
+)
 def test_the_png_itself_is_given_to_whom_wants_it(accept: str) -> None:
     response = post(json={"model": "marked", "seed": 9}, headers={"Accept": accept})
     assert response.headers["content-type"] == "image/png"

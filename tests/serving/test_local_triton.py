@@ -32,7 +32,6 @@ from typer.testing import CliRunner
 from gan_core.errors import TritonError
 from gan_serving.local_triton import (
     Finding,
-    LocalTriton,
     doctor,
     home,
     install,
@@ -40,6 +39,7 @@ from gan_serving.local_triton import (
     unsupported,
 )
 from gan_serving.triton_commands import app
+from gan_serving.triton_process import LocalTriton
 
 needs_triton = pytest.mark.skipif(
     unsupported() is not None or not installed(home()),
@@ -196,8 +196,9 @@ def test_triton_dies_with_a_killed_parent_and_the_next_start_removes_what_it_lef
     triton: LocalTriton, repository: Path, tmp_path: Path
 ) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from gan_serving import local_triton as lt;"
-        "triton = lt.LocalTriton(Path(sys.argv[1]), home=lt.home(), log=Path(sys.argv[2]));"
+        "import sys, time; from pathlib import Path; from gan_serving.local_triton import home;"
+        "from gan_serving.triton_process import LocalTriton;"
+        "triton = LocalTriton(Path(sys.argv[1]), home=home(), log=Path(sys.argv[2]));"
         "triton.start(); print(triton.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(repository), str(tmp_path / "other.log")]

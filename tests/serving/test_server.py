@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -13,10 +16,10 @@ import pytest
 
 from gan_client import Client
 from gan_core.errors import ConfigError
-from gan_serving.local_triton import LocalTriton
 from gan_serving.server import Options, _listen, serve
+from gan_serving.triton_process import LocalTriton
 from tests.serving.graphs import watermarked
-from tests.serving.processes import Serving, tritons
+from tests.serving.processes import Serving, tritons, wait_until
 
 
 def test_port_0_is_a_free_port_on_loopback(repository: Path) -> None:
@@ -75,3 +78,13 @@ def test_without_a_repository_nothing_is_started(tmp_path: Path) -> None:
     options = Options(repository=tmp_path / "nothing", engine="ort", http_port=0)
     with pytest.raises(ConfigError, match="is not a model repository: publish a model into it"):
         asyncio.run(serve(options, print))
+
+
+def test_sigterm_while_triton_starts_ends_cleanly(repository: Path, has_triton: None) -> None:
+    command = [sys.executable, "-m", "gan_core.cli", "serve", "--http-port", "0"]
+    command += ["--repository", str(repository), "--engine", "triton"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        wait_until(lambda: bool(tritons(process.pid)), timeout_s=20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert tritons(process.pid) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,17 +12,18 @@ from typing import Any
 import psutil
 import pytest
 
-from gan_core.errors import ModelNotFound, ServiceError
+from gan_core.errors import ModelNotFound, ServiceError, Unavailable
 from gan_core.latents import draw
 from gan_serving import readiness as readiness_module
 from gan_serving import supervisor as supervisor_module
 from gan_serving import triton_engine
-from gan_serving.local_triton import LocalTriton, home
+from gan_serving.local_triton import home
 from gan_serving.readiness import Readiness
 from gan_serving.repository import publish
 from gan_serving.service import ImageService
 from gan_serving.supervisor import Supervisor
 from gan_serving.triton_engine import TritonEngine
+from gan_serving.triton_process import LocalTriton
 from tests.serving.graphs import WATERMARK_INPUTS, watermark, write_export
 
 pytestmark = pytest.mark.usefixtures("has_triton", "quick")
@@ -192,3 +194,29 @@ def test_a_graph_that_cannot_be_loaded_does_not_disturb_the_others(
         assert await engine.models() == ["marked", "other"]  # so /readyz tells of it
 
     supervised(work)
+
+
+def test_a_graph_that_triton_refuses_is_tried_again_with_pauses(own: Path, tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    class Refusing(TritonEngine):
+        async def load(self, model: str) -> None:
+            tried.append(model)
+            raise Unavailable(f"Triton can't load {model!r}")
+
+        async def models(self) -> list[str]:
+            return ["marked"]
+
+    async def watch(seconds: float) -> None:
+        triton = LocalTriton(own, home=home(), log=tmp_path / "log" / "triton.log")
+        engine = Refusing("")
+        supervisor = Supervisor(triton, engine, own, Readiness(ImageService(engine)))
+        try:
+            await supervisor.start()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(supervisor.run(), seconds)
+        finally:
+            await supervisor.stop()
+
+    asyncio.run(watch(3.0))  # thirty rounds: at the start, in the first, and after 2 s
+    assert 2 <= len(tried) <= 3

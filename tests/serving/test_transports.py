@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gan_client.transports import HttpTransport, ServiceTransport, open_transport
-from gan_core.errors import InvalidRequest
+from gan_core.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
 from gan_serving.schema import parsed
 from tests.serving.fake_engine import FakeEngine
 
@@ -86,3 +86,16 @@ def test_only_what_was_asked_for_is_sent() -> None:
 def test_a_gateway_may_lie_behind_a_path() -> None:
     request = sent(lambda transport: None, "http://host/gans")
     assert str(request.url) == "http://host/gans/v1/images/generations"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, QueueFull), (502, Unavailable), (503, Unavailable), (504, DeadlineExceeded)],
+)
+def test_a_proxys_bare_answer_is_told_by_its_status(status: int, kind: type[Exception]) -> None:
+    answer = httpx.Response(status, text="<html>upstream</html>")
+    http = httpx.AsyncClient(
+        base_url="http://gateway", transport=httpx.MockTransport(lambda request: answer)
+    )
+    with pytest.raises(kind, match=str(status)):
+        asyncio.run(HttpTransport(http).models())

@@ -23,7 +23,8 @@ from tritonclient.utils import (
     np_to_triton_dtype,
 )
 
-from gan_serving.local_triton import LocalTriton, home, installed, unsupported
+from gan_serving.local_triton import home, installed, unsupported
+from gan_serving.triton_process import LocalTriton
 
 pytestmark = [
     pytest.mark.skipif(unsupported() is not None, reason=str(unsupported())),

@@ -13,9 +13,10 @@ import pytest
 
 from gan_core.errors import ModelNotFound, Unavailable
 from gan_core.latents import draw
-from gan_serving.local_triton import LocalTriton, home
+from gan_serving.local_triton import home
 from gan_serving.repository import publish
 from gan_serving.triton_engine import TritonEngine
+from gan_serving.triton_process import LocalTriton
 from tests.serving.graphs import WATERMARK_INPUTS, watermark, write_export
 
 INPUTS = draw(WATERMARK_INPUTS, [0])
