@@ -6,6 +6,7 @@ picture comes through the SDK over HTTP. Run again, it goes on from what is ther
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import subprocess
@@ -50,8 +51,10 @@ def main() -> None:
         stage("train", f"train --run {RUN} --kimg {KIMG} {options}")
     if not (RUN / "export" / "card.json").exists():
         stage("export", f"export {RUN} --model {MODEL}")
+    if not json.loads((RUN / "export" / "card.json").read_text())["metrics"]:
         stage("evaluate", f"evaluate {RUN}")
-        stage("publish", f"publish {RUN} --model {MODEL} --repository {REPOSITORY}")
+    if not (REPOSITORY / MODEL / "config.pbtxt").exists():
+        stage("publish", f"publish {RUN} --repository {REPOSITORY}")
     engine, why = choose_engine()
     with served(engine) as url:
         generate(url)

@@ -32,8 +32,8 @@ SEED_LIMIT = 2**64
 
 
 def random_seed() -> int:
-    """A seed nobody chose, from the operating system's entropy."""
-    return secrets.randbelow(SEED_LIMIT)
+    """A seed nobody chose, below 2**53: every JSON parser keeps it, and its successors."""
+    return secrets.randbelow(2**53 - 2**20)
 
 
 def seed_range(seed: int, n: int) -> list[int]:

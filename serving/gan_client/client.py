@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from gan_core.errors import DeadlineExceeded, InvalidRequest, ServiceError
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 BACKOFF_S = 0.25
+CLOSED = "this client is closed: make a Client where it is used"
 
 
 class AsyncClient:
@@ -105,6 +107,7 @@ class AsyncImages:
         *,
         model: str,
         n: int | None = None,
+        version: int | None = None,
         seed: int | None = None,
         label: int | str | None = None,
         labels: Sequence[int | str] | None = None,
@@ -117,8 +120,9 @@ class AsyncImages:
         Args:
             model: name of a published model.
             n: how many; as many as labels or latents, or 1, by default.
+            version: one of those that serve; the newest by default.
             seed: image i is a function of seed + i alone; random by default, and returned.
-            label: class of all, by index or name.
+            label: class of all, by index or name; by default, classes go round with the seeds.
             labels: class of each.
             truncation: ψ; less is more typical and less varied.
             latents: z itself, float32 [n, dim].
@@ -133,6 +137,7 @@ class AsyncImages:
         request = parsed(
             model=model,
             n=count if n is None else n,
+            version=version,
             seed=seed,
             label=label,
             labels=None if labels is None else list(labels),
@@ -173,7 +178,7 @@ class Client:
                 _made(url, timeout_s=timeout_s, max_retries=max_retries, http=http)
             )
         except BaseException:
-            self._runner.stop()
+            self._runner.close()
             raise
         self.images = Images(self._client.images, self._runner)
         self.models = Models(self._client.models, self._runner)
@@ -201,6 +206,7 @@ class Images:
         *,
         model: str,
         n: int | None = None,
+        version: int | None = None,
         seed: int | None = None,
         label: int | str | None = None,
         labels: Sequence[int | str] | None = None,
@@ -213,6 +219,7 @@ class Images:
             self._images.generate(
                 model=model,
                 n=n,
+                version=version,
                 seed=seed,
                 label=label,
                 labels=labels,
@@ -241,34 +248,51 @@ class _Runner:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="gan_client", daemon=True
         )
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        if os.getpid() != self._process or self._loop.is_closed():
+        if os.getpid() != self._process:
             work.close()
-            reason = "closed" if os.getpid() == self._process else "of another process"
-            raise RuntimeError(f"this client is {reason}: make a Client where it is used")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise RuntimeError("this client is of another process: make a Client where it is used")
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise RuntimeError(CLOSED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError as error:
+            raise RuntimeError(CLOSED) from error
         except BaseException:
             future.cancel()  # Ctrl-C must not leave the request running
             raise
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        if self._loop.is_closed() or os.getpid() != self._process:
-            last.close()
-            return
-        self.call(last)
-        self.stop()
-
-    def stop(self) -> None:
+    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
+        """End what is running, then ``last``, then the thread."""
+        with self._lock:
+            if self._closed or os.getpid() != self._process:
+                if last is not None:
+                    last.close()
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        if last is not None:
+            asyncio.run_coroutine_threadsafe(last, self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _made(url: str, **options: Any) -> AsyncClient:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
+from gan_core.grid import grid, to_pil
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,12 +26,12 @@ class GeneratedImage:
     pixels: NDArray[np.uint8]
     """uint8 [H, W, C]."""
     seed: int | None
-    """``generate(model=…, seed=…)`` makes this image again; None where latents were given."""
+    """``generate`` with it, the same label and truncation makes this image again; None where
+    latents were given."""
 
     def pil(self) -> Image.Image:
         """As a Pillow image: grey, RGB or RGBA."""
-        pixels = self.pixels
-        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return to_pil(self.pixels)
 
     def numpy(self) -> NDArray[np.uint8]:
         """As a uint8 [H, W, C] array."""
@@ -59,20 +61,18 @@ class ImageBatch(Sequence[GeneratedImage]):
         return np.stack([image.pixels for image in self.images])
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each as folder/<model>-<seed or index>.png; returns the paths."""
+        """Write each as folder/<model>-<seed or position>.png, over what is there; the paths."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         paths = []
         for i, image in enumerate(self.images):
-            name = f"{self.model}-{i:04d}" if image.seed is None else f"{self.model}-{image.seed}"
-            paths.append(target / f"{name}.png")
+            name = f"{i:04d}" if image.seed is None else image.seed
+            paths.append(target / f"{self.model}-{name}.png")
             image.save(paths[-1])
         return paths
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """All of them in one picture, about a square unless ``columns`` says otherwise."""
-        from gan_core.grid import grid
-
         return grid(self.numpy(), columns)
 
     @overload
@@ -87,6 +87,14 @@ class ImageBatch(Sequence[GeneratedImage]):
 
 
 def decoded(png: bytes) -> NDArray[np.uint8]:
-    """A PNG as uint8 [H, W, C]."""
-    array: NDArray[Any] = np.asarray(Image.open(io.BytesIO(png)))
+    """A PNG as uint8 [H, W, C].
+
+    Raises:
+        ValueError: it isn't one, or not of a size that a model makes.
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            array: NDArray[Any] = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a PNG of a generated image: {error}") from error
     return array[..., None] if array.ndim == 2 else array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -61,7 +60,10 @@ def open_transport(url: str, http: httpx.AsyncClient | None = None) -> Transport
     """
     scheme, _, rest = url.partition(":")
     if scheme in ("http", "https"):
-        return HttpTransport(http or httpx.AsyncClient(base_url=url))
+        try:
+            return HttpTransport(http or httpx.AsyncClient(base_url=url))
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{url!r} is not an address: {error}") from error
     if scheme == "triton" and ":" in rest:
         from gan_serving.triton_engine import TritonEngine
 
@@ -105,16 +107,20 @@ class HttpTransport:
 
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
         """Images for a request."""
+        from gan_serving.schema import GenerationResponse
+
         body = request.model_dump(exclude_none=True, exclude_defaults=True)
-        answer = await self._call("POST", "/v1/images/generations", timeout_s, body)
+        received = await self._call("POST", "/v1/images/generations", timeout_s, body)
         try:
+            answer = GenerationResponse.model_validate(received)
             images = tuple(
-                GeneratedImage(decoded(base64.b64decode(item["b64_json"])), item["seed"])
-                for item in answer["data"]
+                GeneratedImage(decoded(base64.b64decode(item.b64_json)), item.seed)
+                for item in answer.data
             )
-            return ImageBatch(images, answer["model"], answer["version"])
-        except (KeyError, TypeError, OSError, binascii.Error) as error:
+        except (ValueError, OSError) as error:
             raise _not_ours(self._http.base_url, error) from error
+        # the name that was asked for, not the answer's: files are called after it
+        return ImageBatch(images, request.model, answer.version)
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
@@ -170,4 +176,5 @@ def _seconds(header: str | None) -> float | None:
 
 
 def _not_ours(url: httpx.URL, error: Exception) -> InternalError:
-    return InternalError(f"{url} doesn't answer as a ganforge gateway does: {error!r}")
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return InternalError(f"{url} doesn't answer as a ganforge gateway does: {first}")

@@ -74,12 +74,21 @@ def publish(
 
 
 def _export_of(run: Path) -> Path:
-    """The folder with model.onnx; a run that wasn't exported yet is, first."""
+    """The folder with model.onnx: a run's export, if it is of its newest checkpoint."""
     if (run / "card.json").exists() or not (run / "config.yaml").exists():
         return run
-    if not (run / "export" / "card.json").exists():
-        raise ConfigError(f"{run} is not exported yet: ganforge export {run}")
-    return run / "export"
+    export = run / "export"
+    try:
+        exported_kimg = json.loads((export / "card.json").read_text())["trained_kimg"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{run} is not exported yet: ganforge export {run}") from error
+    newest = max((path.name for path in run.glob("checkpoints/[0-9]*")), default="0")
+    if exported_kimg != float(newest):
+        raise ConfigError(
+            f"{export} is of {exported_kimg:g} kimg, the newest checkpoint of {float(newest):g}: "
+            f"'ganforge export {run}' again, or 'ganforge publish {export}' as it is"
+        )
+    return export
 
 
 def _load_into(address: str, model: str) -> None:
@@ -159,18 +168,21 @@ def generate(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Generate images and save them."""
+    if out.suffix.lower() not in ("", ".png"):
+        raise ConfigError(f"--out {out}: a grid is a .png, single images go to a folder")
     chosen = int(label) if label is not None and label.isdecimal() else label
     with _client(url) as client:
         batch = client.images.generate(
             model=model, n=n, seed=seed, label=chosen, truncation=truncation
         )
-    if out.suffix:
-        if out.suffix.lower() != ".png":
-            raise ConfigError(f"--out {out}: a grid is a .png")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        batch.grid().save(out)
-    else:
-        batch.save(out)
+    try:
+        if out.suffix:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            batch.grid().save(out)
+        else:
+            batch.save(out)
+    except OSError as error:
+        raise ConfigError(f"can't write {out}: {error}") from error
     say(f"{out}: {n} images of {batch.model} version {batch.version}, seed {batch.seeds[0]}")
 
 

@@ -33,7 +33,7 @@ class Engine(Protocol):
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
     ) -> Inference:
-        """Run the graph on tensors with a leading batch axis of at most MAX_BATCH_SIZE."""
+        """Run the graph on tensors with a leading batch axis of at most max_batch_size."""
 
     async def published(self, model: str) -> Published:
         """The versions that serve, with their cards."""

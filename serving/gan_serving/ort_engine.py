@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 from gan_core.errors import DeadlineExceeded, InternalError, ModelNotFound, QueueFull, Unavailable
 
 from .engine import Inference
-from .repository import MAX_BATCH_SIZE, MAX_QUEUE_SIZE, Published, model_names, read
+from .repository import MAX_QUEUE_SIZE, Published, model_names, read
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -60,7 +60,7 @@ class OrtEngine:
         self._threads = threads
         self._published: dict[str, tuple[int, Published]] = {}
         self._batchers: dict[_Key, _Batcher] = {}
-        self._loading = asyncio.Lock()
+        self._loading: defaultdict[_Key, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -111,18 +111,22 @@ class OrtEngine:
         model = published.name
         key = model, version, published.cards[version].sha256
         if key not in self._batchers:
-            async with self._loading:
+            async with self._loading[key]:
                 if key not in self._batchers:
                     path = self._repository / model / str(version) / "model.onnx"
                     session = await asyncio.to_thread(_session, path, self._threads)
                     self._forget_old(published)
-                    self._batchers[key] = _Batcher(session, f"{model}@{version}")
+                    batcher = _Batcher(session, f"{model}@{version}", published.max_batch_size)
+                    self._batchers[key] = batcher
         return self._batchers[key]
 
     def _forget_old(self, published: Published) -> None:
+        """Free the sessions of versions and models that don't serve any more."""
         warm = {(published.name, version, card.sha256) for version, card in published.cards.items()}
-        for key in [key for key in self._batchers if key[0] == published.name and key not in warm]:
+        names = set(model_names(self._repository)) - {published.name}
+        for key in [key for key in self._batchers if key not in warm and key[0] not in names]:
             self._batchers.pop(key).close()
+            self._loading.pop(key, None)
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -135,8 +139,10 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=_providers())
     except Exception as error:  # onnxruntime raises what it likes
+        log.exception("%s can't be loaded", path)
         raise Unavailable(
-            f"{path.parent.parent.name}: the graph can't be loaded: {error}"
+            f"version {path.parent.name} of {path.parent.parent.name!r} can't be loaded; "
+            "the server's log says why"
         ) from error
 
 
@@ -153,9 +159,12 @@ def _providers() -> list[str]:
 class _Batcher:
     """One session, one worker thread, one queue."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, name: str, max_batch_size: int
+    ) -> None:
         self._session = session
         self._name = name
+        self._max_batch_size = max_batch_size
         self._queue: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -192,15 +201,17 @@ class _Batcher:
             futures = [future for _, _, future in batch]
             try:
                 images = self._run([inputs for inputs, _, _ in batch])
+                ends = np.cumsum([n for _, n, _ in batch])
+                if len(images) != ends[-1]:
+                    raise ValueError(f"{len(images)} images for a batch of {ends[-1]}")
             except Exception as error:  # noqa: BLE001 onnxruntime raises what it likes
                 self._one_by_one(batch, error)
                 continue
-            ends = np.cumsum([n for _, n, _ in batch])[:-1]
-            for future, image in zip(futures, np.split(images, ends), strict=True):
+            for future, image in zip(futures, np.split(images, ends[:-1]), strict=True):
                 future.set_result(image)
 
     def _take(self) -> list[Request]:
-        """What is queued and fits one run: at most MAX_BATCH_SIZE rows of one shape."""
+        """What is queued and fits one run: at most max_batch_size rows of one shape."""
         batch: list[Request] = []
         rows = 0
         with self._wake:
@@ -218,7 +229,9 @@ class _Batcher:
 
     def _fits(self, batch: list[Request], rows: int) -> bool:
         inputs, n, _ = self._queue[0]
-        return not batch or (rows + n <= MAX_BATCH_SIZE and _shapes(inputs) == _shapes(batch[0][0]))
+        return not batch or (
+            rows + n <= self._max_batch_size and _shapes(inputs) == _shapes(batch[0][0])
+        )
 
     def _run(self, requests: list[Inputs]) -> Any:
         together = {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}

@@ -16,6 +16,7 @@ the old state or the new one.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -36,7 +37,9 @@ from gan_core.latents import draw, seed_range
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-__all__ = ["MAX_BATCH_SIZE", "Published", "cards", "model_names", "publish", "read"]
+__all__ = ["MAX_BATCH_SIZE", "Published", "described", "model_names", "publish", "read"]
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH_SIZE = 32
 MAX_QUEUE_SIZE = 256
@@ -49,7 +52,6 @@ PARITY_LEVELS = 1
 READABLE_IR_VERSION, READABLE_OPSET = 9, 20
 """What onnxruntime 1.17 reads, and with it every Triton container since 24.02."""
 TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
-TRITON_TYPES |= {"uint16": "TYPE_UINT16"}
 CPP_BACKEND_PARAMETERS = {
     # The C++ backend reads these after the accelerators and resets those that are missing:
     # heuristic convolution search, because the exhaustive one runs again for every new shape
@@ -65,6 +67,8 @@ class Published:
     name: str
     cards: Mapping[int, ModelCard]
     """By version, for every version that serves."""
+    max_batch_size: int = MAX_BATCH_SIZE
+    """Most rows of one inference."""
 
     @property
     def version(self) -> int:
@@ -98,30 +102,32 @@ def read(repository: Path, model: str) -> Published:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     try:
-        return Published(model, cards(text_format.Parse(path.read_text(), ModelConfig())))
+        return described(model, text_format.Parse(path.read_text(), ModelConfig()))
     except (OSError, text_format.ParseError, ValueError) as error:
-        raise Unavailable(f"model {model!r} has an unreadable config.pbtxt: {error}") from error
+        log.error("%s: %s", path, error)  # noqa: TRY400 one line tells it all
+        raise Unavailable(f"model {model!r} has an unreadable config.pbtxt") from error
 
 
 def _is_name(name: str) -> bool:
     return len(name) <= NAME_LENGTH and bool(re.fullmatch(NAME_PATTERN, name))
 
 
-def cards(config: ModelConfig) -> dict[int, ModelCard]:
-    """Every serving version's card, from a Triton model configuration.
+def described(model: str, config: ModelConfig) -> Published:
+    """What a Triton model configuration publishes of a model.
 
     Raises:
         ValueError: it carries no card, or one that can't be read.
     """
     versions = sorted(config.version_policy.specific.versions)
     if not versions:
-        raise ValueError(f"model {config.name!r} lists no version and carries no {CARD_KEY!r}")
-    return {
+        raise ValueError(f"model {model!r} lists no version and carries no {CARD_KEY!r}")
+    cards = {
         version: ModelCard.model_validate_json(
             config.parameters[_card_key(version, versions[-1])].string_value
         )
         for version in versions
     }
+    return Published(model, cards, config.max_batch_size)
 
 
 def publish(source: Path, repository: Path, model: str | None = None) -> tuple[Published, Path]:
@@ -145,7 +151,8 @@ def publish(source: Path, repository: Path, model: str | None = None) -> tuple[P
                 shutil.rmtree(abandoned, ignore_errors=True)
             published = _existing(repository, card)
             version = 1 + max(
-                (int(p.name) for p in (repository / card.model).glob("[0-9]*")), default=0
+                (int(p.name) for p in (repository / card.model).glob("*") if p.name.isdecimal()),
+                default=0,
             )
             versions = {**(published.cards if published else {}), version: card}
             warm = dict(sorted(versions.items())[-VERSIONS_WARM:])
@@ -181,6 +188,8 @@ def _check_graph(card: ModelCard, graph: bytes) -> None:
     import onnx
     import onnxruntime
 
+    if card.output.bit_depth != 8:
+        raise PublishError(f"{card.output.bit_depth}-bit images can't be served: export 8-bit ones")
     if card.parity_levels > PARITY_LEVELS:
         raise PublishError(
             f"the exported graph differs from torch by {card.parity_levels} levels; at most "
@@ -241,7 +250,7 @@ def _existing(repository: Path, card: ModelCard) -> Published | None:
     try:
         published = read(repository, card.model)
     except Unavailable as error:
-        raise PublishError(f"{error}; mend or remove it first") from error
+        raise PublishError(f"{error}: {error.__cause__}; mend or remove it first") from error
     if published.card.signature() != card.signature():
         raise PublishError(
             f"{card.model!r} version {published.version} has other inputs or output; publish "

@@ -29,6 +29,10 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
+class _Answer(_Body):
+    model_config = ConfigDict(extra="ignore")  # an older client reads what a newer server adds
+
+
 class GenerationRequest(_Body):
     """Body of ``POST /v1/images/generations``."""
 
@@ -37,6 +41,8 @@ class GenerationRequest(_Body):
 
     model: Annotated[StrictStr, Field(min_length=1, max_length=64, examples=["digits_dcgan"])]
     """Name of a published model."""
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """One of the versions that serve; the newest by default."""
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     """Images; as many as there are labels or latents, or 1, by default."""
     seed: Annotated[StrictInt, Field(ge=0, lt=SEED_LIMIT)] | None = None
@@ -59,16 +65,17 @@ class GenerationRequest(_Body):
     """Ignored; for OpenAI's clients."""
 
 
-class ImageData(_Body):
+class ImageData(_Answer):
     """One image."""
 
     b64_json: str
     """PNG, base64."""
     seed: int | None
-    """Makes this image again with n = 1; None where the request gave latents."""
+    """Makes this image again, with n = 1 and the same label and truncation; None where the
+    request gave latents."""
 
 
-class Usage(_Body):
+class Usage(_Answer):
     """What a request cost."""
 
     images: int
@@ -76,7 +83,7 @@ class Usage(_Body):
     """From validation to pixels."""
 
 
-class GenerationResponse(_Body):
+class GenerationResponse(_Answer):
     """Answer of ``POST /v1/images/generations``."""
 
     created: int
@@ -90,7 +97,7 @@ class GenerationResponse(_Body):
     usage: Usage
 
 
-class ModelInfo(_Body):
+class ModelInfo(_Answer):
     """One model, as OpenAI lists them, and its card."""
 
     id: str
@@ -104,7 +111,7 @@ class ModelInfo(_Body):
     """The newest version's: inputs with their ranges, output, scores."""
 
 
-class ModelList(_Body):
+class ModelList(_Answer):
     """Answer of ``GET /v1/models``."""
 
     object: Literal["list"] = "list"

@@ -15,24 +15,27 @@ import numpy as np
 
 from gan_core.card import LabelInput, LatentInput, ModelCard, TruncationInput
 from gan_core.errors import (
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     ModelNotFound,
     NotSupported,
+    QueueFull,
     Unavailable,
 )
 from gan_core.latents import draw, random_seed, seed_range
 
-from .repository import MAX_BATCH_SIZE
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .engine import Engine
+    from .engine import Engine, Inference
     from .repository import Published
     from .schema import GenerationRequest
 
 __all__ = ["Generation", "ImageService"]
+
+PARTS_AT_ONCE = 8
+"""Batches of one request that may wait in an engine: a large one leaves room for others."""
 
 GENERATED_FROM = ("latent", "label", "truncation")
 
@@ -63,6 +66,7 @@ class ImageService:
         self.engine = engine
         self.max_n = max_n
         self.timeout_s = timeout_s
+        self._answered_at: dict[str, float] = {}
 
     async def generate(
         self, request: GenerationRequest, timeout_s: float | None = None
@@ -74,9 +78,10 @@ class ImageService:
         """
         started = time.perf_counter()
         published = await self.engine.published(request.model)
+        _check_version(request, published)
         seeds, inputs = _tensors(request, published.card, self.max_n)
         limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
-        images, version = await self._infer(published, inputs, limit_s)
+        images, version = await self._infer(published, inputs, limit_s, request.version)
         given = request.latents is not None
         return Generation(
             model=request.model,
@@ -101,24 +106,59 @@ class ImageService:
             ServiceError: it doesn't.
         """
         published = await self.engine.published(model)
-        await self._infer(published, draw(published.card.inputs, [0]), timeout_s)
+        try:
+            await self._infer(published, draw(published.card.inputs, [0]), timeout_s)
+        except (DeadlineExceeded, QueueFull):
+            # others get their answers: it is busy, not broken
+            if time.monotonic() - self._answered_at.get(model, float("-inf")) > timeout_s:
+                raise
 
     async def _infer(
-        self, published: Published, inputs: dict[str, NDArray[Any]], timeout_s: float
+        self,
+        published: Published,
+        inputs: dict[str, NDArray[Any]],
+        timeout_s: float,
+        version: int | None = None,
     ) -> tuple[NDArray[np.uint8], int]:
         n = len(next(iter(inputs.values())))
+        size = published.max_batch_size
         parts = [
-            {name: array[start : start + MAX_BATCH_SIZE] for name, array in inputs.items()}
-            for start in range(0, n, MAX_BATCH_SIZE)
+            {name: array[start : start + size] for name, array in inputs.items()}
+            for start in range(0, n, size)
         ]
-        # all parts come from one version, even if another is published meanwhile
-        version = published.version if len(parts) > 1 else None
-        answers = await asyncio.gather(
-            *(self.engine.infer(published.name, part, version, timeout_s) for part in parts)
-        )
+        if len(parts) > 1 and version is None:
+            # all parts come from one version, even if another is published meanwhile
+            version = published.version
+        places = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def run(part: dict[str, NDArray[Any]]) -> Inference:
+            async with places:
+                return await self.engine.infer(published.name, part, version, timeout_s)
+
+        tasks = [asyncio.create_task(run(part)) for part in parts]
+        try:
+            async with asyncio.timeout(timeout_s):
+                answers = await asyncio.gather(*tasks)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{published.name} gave no answer within {timeout_s:.3g} s"
+            ) from error
+        finally:
+            for task in tasks:  # those that still wait when one has failed
+                task.cancel()
+        self._answered_at[published.name] = time.monotonic()
         images = np.concatenate([answer.image for answer in answers])
         _verify(published.card, images, n)
         return images, answers[0].version
+
+
+def _check_version(request: GenerationRequest, published: Published) -> None:
+    if request.version is not None and request.version not in published.cards:
+        raise ModelNotFound(
+            f"model {published.name!r} has no version {request.version}; "
+            f"serving: {', '.join(map(str, sorted(published.cards)))}",
+            param="version",
+        )
 
 
 def _tensors(

@@ -89,6 +89,8 @@ class Supervisor:
                 await self._round()
             except (OSError, ServiceError, TritonError) as error:
                 log.warning("Triton: %s", error)
+            except Exception:  # the watch's last line: without it nothing would heal any more
+                log.exception("supervision")
 
     async def stop(self) -> None:
         """Stop Triton."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gan_core.errors import (
@@ -19,7 +20,7 @@ from gan_core.errors import (
 )
 
 from .engine import Inference
-from .repository import Published, cards
+from .repository import Published, described
 
 if TYPE_CHECKING:
     from tritonclient.grpc.aio import InferenceServerClient
@@ -34,6 +35,9 @@ DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8", "uint16": "U
 CONTROL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 120.0
 RETRY_AFTER_S = 1.0
+FRESH_S = 2.0
+"""Somebody else may publish to the same Triton: what it serves is asked again after this."""
+LONGEST_S = 3600.0
 
 
 class TritonEngine:
@@ -46,7 +50,7 @@ class TritonEngine:
     def __init__(self, address: str) -> None:
         self._address = address
         self._connected: InferenceServerClient | None = None
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, tuple[float, Published]] = {}
         self._expected: set[str] = set()
 
     async def infer(
@@ -66,18 +70,20 @@ class TritonEngine:
                 model,
                 tensors,
                 model_version="" if version is None else str(version),
-                timeout=int(timeout_s * 1e6),
-                client_timeout=timeout_s,
+                timeout=int(min(timeout_s, LONGEST_S) * 1e6),
+                client_timeout=min(timeout_s, LONGEST_S),
             )
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
         return Inference(result.as_numpy("image"), int(result.get_response().model_version))
 
     async def published(self, model: str) -> Published:
-        """The versions that serve; asked of Triton once, and again after ``forget``."""
-        if model not in self._published:
-            self._published[model] = await self._fetch(model)
-        return self._published[model]
+        """The versions that serve, asked of Triton at most once in ``FRESH_S``."""
+        asked_at, published = self._published.get(model, (float("-inf"), None))
+        if published is None or time.monotonic() - asked_at > FRESH_S:
+            published = await self._fetch(model)
+            self._published[model] = time.monotonic(), published
+        return published
 
     async def models(self) -> list[str]:
         """Names of the models that are ready, or that should be."""
@@ -184,7 +190,7 @@ class TritonEngine:
 
         try:
             answer = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
-            return Published(model, cards(answer.config))
+            return described(model, answer.config)
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
         except ValueError as error:
@@ -207,7 +213,8 @@ class TritonEngine:
         if unknown and model not in self._expected:
             raise ModelNotFound(f"no model is called {model!r}", param="model") from error
         if status.endswith("INVALID_ARGUMENT"):
-            raise InvalidRequest(f"Triton refuses the tensors of {model}: {message}") from error
+            log.error("Triton refuses the tensors of %s: %s", model, message)
+            raise InvalidRequest(f"{model} can't take these values") from error
         gone = status.endswith(("UNAVAILABLE", "CANCELLED")) or "tub process" in message
         if unknown or gone:  # unknown to Triton, but expected: it is being loaded
             raise Unavailable(

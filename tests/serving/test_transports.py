@@ -67,7 +67,9 @@ def sent(ask: Callable[[HttpTransport], object], base_url: str = "http://gateway
 
     def handler(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json={"data": [], "model": "m", "version": 1})
+        usage = {"images": 0, "compute_ms": 1.0}
+        answer = {"created": 0, "data": [], "model": "m", "version": 1, "size": "4x4"}
+        return httpx.Response(200, json={**answer, "usage": usage})
 
     async def run() -> None:
         mock = httpx.MockTransport(handler)
