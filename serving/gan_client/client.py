@@ -157,6 +157,14 @@ class AsyncModels:
         """The newest card of every model."""
         return await self._client.call(lambda transport, _: transport.models())
 
+    async def retrieve(self, model: str) -> ModelCard:
+        """The newest card of one model.
+
+        Raises:
+            ModelNotFound: it isn't published.
+        """
+        return await self._client.call(lambda transport, _: transport.model(model))
+
 
 class Client:
     """``AsyncClient`` for code that doesn't await; usable from any thread, not across a fork.
@@ -240,6 +248,10 @@ class Models:
     def list(self) -> list[ModelCard]:
         """The newest card of every model."""
         return self._runner.call(self._models.list())
+
+    def retrieve(self, model: str) -> ModelCard:
+        """As ``AsyncModels.retrieve``."""
+        return self._runner.call(self._models.retrieve(model))
 
 
 class _Runner:

@@ -29,6 +29,9 @@ class GeneratedImage:
     """``generate`` with it, the same label and truncation makes this image again; None where
     latents were given."""
 
+    def __repr__(self) -> str:
+        return f"GeneratedImage({_size(self.pixels)}, seed {self.seed})"
+
     def pil(self) -> Image.Image:
         """As a Pillow image: grey, RGB or RGBA."""
         return to_pil(self.pixels)
@@ -50,6 +53,10 @@ class ImageBatch(Sequence[GeneratedImage]):
     model: str
     version: int
     """The model's version that made them."""
+
+    def __repr__(self) -> str:
+        size = _size(self.images[0].pixels) if self.images else "nothing"
+        return f"ImageBatch({len(self.images)} of {size}, {self.model!r} version {self.version})"
 
     @property
     def seeds(self) -> list[int | None]:
@@ -84,6 +91,10 @@ class ImageBatch(Sequence[GeneratedImage]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def _size(pixels: NDArray[np.uint8]) -> str:
+    return "×".join(map(str, pixels.shape))
 
 
 def decoded(png: bytes) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
@@ -47,6 +48,9 @@ class Transport(Protocol):
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
 
+    async def model(self, name: str) -> ModelCard:
+        """The newest card of one model."""
+
     async def close(self) -> None:
         """Let go of connections and threads."""
 
@@ -60,19 +64,29 @@ def open_transport(url: str, http: httpx.AsyncClient | None = None) -> Transport
     """
     scheme, _, rest = url.partition(":")
     if scheme in ("http", "https"):
-        try:
-            return HttpTransport(http or httpx.AsyncClient(base_url=url))
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"{url!r} is not an address: {error}") from error
+        return HttpTransport(http or _http_client(url))
     if scheme == "triton" and ":" in rest:
-        from gan_serving.triton_engine import TritonEngine
+        from gan_serving.triton_engine import TritonEngine, check_address
 
-        return ServiceTransport(TritonEngine(rest.removeprefix("//")))
+        address = rest.removeprefix("//").rstrip("/")
+        check_address(address)
+        return ServiceTransport(TritonEngine(address))
     if scheme == "local" and rest:
         from gan_serving.ort_engine import OrtEngine
 
         return ServiceTransport(OrtEngine(Path(rest)))
     raise ConfigError(f"{url!r} is not an address: use http://…, triton://host:port or local:PATH")
+
+
+def _http_client(url: str) -> httpx.AsyncClient:
+    try:
+        parsed = httpx.URL(url)
+        if not parsed.host or not 0 < (parsed.port or 80) < 2**16:
+            raise httpx.InvalidURL("no host, or no such port")
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{url!r} is not an address: {error}") from error
+    # OpenAI's clients take the address with /v1, ours without: both are understood
+    return httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"))
 
 
 class ServiceTransport:
@@ -93,6 +107,10 @@ class ServiceTransport:
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
         return [published.card for published in await self._service.models()]
+
+    async def model(self, name: str) -> ModelCard:
+        """The newest card of one model."""
+        return (await self._service.engine.published(name)).card
 
     async def close(self) -> None:
         """Close the engine."""
@@ -127,6 +145,14 @@ class HttpTransport:
         answer = await self._call("GET", "/v1/models", 30.0)
         try:
             return [ModelCard.model_validate(item["card"]) for item in answer["data"]]
+        except (KeyError, TypeError, ValidationError) as error:
+            raise _not_ours(self._http.base_url, error) from error
+
+    async def model(self, name: str) -> ModelCard:
+        """The newest card of one model."""
+        answer = await self._call("GET", f"/v1/models/{quote(name, safe='')}", 30.0)
+        try:
+            return ModelCard.model_validate(answer["card"])
         except (KeyError, TypeError, ValidationError) as error:
             raise _not_ours(self._http.base_url, error) from error
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gan_core.errors import ConfigError
+from gan_core.errors import ConfigError, ConnectionFailed
 
 if TYPE_CHECKING:
     from gan_client import Client
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 console = Console()
-say = partial(console.print, highlight=False, soft_wrap=True)
+say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
@@ -52,7 +55,7 @@ def add_commands(app: typer.Typer) -> None:
 def publish(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a folder with an export.")],
-    model: Annotated[str | None, typer.Option(help="Name to serve under: [a-z0-9_]+.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name to serve under: a-z, 0-9 and _.")] = None,
     repository: Repository = Path("model_repository"),
     triton: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A Triton to load it into, gRPC.")
@@ -122,13 +125,16 @@ def serve(
     """Serve a repository over HTTP, until Ctrl-C or SIGTERM."""
     import asyncio
 
-    from .server import Options
+    from .server import Options, is_loopback
     from .server import serve as run_server
+    from .triton_engine import check_address
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     chosen = engine or (EngineName.TRITON if triton or _has_triton() else EngineName.ORT)
     if triton and chosen is EngineName.ORT:
         raise ConfigError("--triton goes with --engine triton")
+    if triton:
+        check_address(triton)
     options = Options(
         repository=repository,
         engine=chosen.value,
@@ -138,6 +144,9 @@ def serve(
         max_n=max_n,
         timeout_s=timeout_s,
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' faults
+    if not is_loopback(host):
+        say(f"warning: whoever reaches {host} can use this server; it has no authentication yet")
     note = "" if engine or triton or chosen is EngineName.TRITON else f" ({_why_no_triton()})"
     asyncio.run(run_server(options, lambda url: say(f"{url}  engine {chosen.value}{note}")))
 
@@ -160,6 +169,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the first; random by default.")
     ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="The newest by default.")] = None,
     label: Annotated[str | None, typer.Option(help="Class, by index or name.")] = None,
     truncation: Annotated[float | None, typer.Option(help="ψ; less is more typical.")] = None,
     out: Annotated[Path, typer.Option(help="A .png for a grid, or a folder for single files.")] = (
@@ -168,15 +178,16 @@ def generate(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Generate images and save them."""
-    if out.suffix.lower() not in ("", ".png"):
-        raise ConfigError(f"--out {out}: a grid is a .png, single images go to a folder")
+    is_grid = out.suffix.lower() == ".png"
+    if out == Path() or (not is_grid and out.suffix.lower() in Image.registered_extensions()):
+        raise ConfigError(f"--out {out}: name a .png for a grid, or a folder for single images")
     chosen = int(label) if label is not None and label.isdecimal() else label
     with _client(url) as client:
         batch = client.images.generate(
-            model=model, n=n, seed=seed, label=chosen, truncation=truncation
+            model=model, n=n, version=version, seed=seed, label=chosen, truncation=truncation
         )
     try:
-        if out.suffix:
+        if is_grid:
             out.parent.mkdir(parents=True, exist_ok=True)
             batch.grid().save(out)
         else:
@@ -206,12 +217,22 @@ def models(
             ", ".join(item.role for item in card.inputs),
             f"{output.width}×{output.height}×{output.channels}",
             f"{card.trained_kimg:g}",
-            ", ".join(f"{score.metric} {score.value:.4g}" for score in card.metrics),
+            "\n".join(
+                f"{score.metric} {score.value:.4g} ({score.provenance.extractor.split()[0]})"
+                for score in {score.metric: score for score in card.metrics}.values()
+            ),
         )
     console.print(table)
 
 
-def _client(url: str) -> Client:
+@contextmanager
+def _client(url: str) -> Iterator[Client]:
     from gan_client import Client
 
-    return Client(url)
+    try:
+        with Client(url) as client:
+            yield client
+    except ConnectionFailed as error:
+        raise ConfigError(
+            f"{error}; start one with 'ganforge serve', or name another --url, such as local:PATH"
+        ) from error

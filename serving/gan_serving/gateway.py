@@ -180,6 +180,8 @@ async def _on_invalid(request: Request, error: Any) -> Response:
     broken = next((item for item in findings if item["type"] == "json_invalid"), None)
     if broken:
         return _problem(request, BadRequest(f"the body is not JSON: {broken['ctx']['error']}"))
+    if "json" not in request.headers.get("content-type", ""):
+        return _problem(request, BadRequest("send JSON, and Content-Type: application/json"))
     return _problem(request, explained(findings))
 
 

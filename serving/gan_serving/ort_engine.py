@@ -87,7 +87,12 @@ class OrtEngine:
             return read(self._repository, model)
         known = self._published.get(model)
         if known is None or known[0] != changed_ns:
-            known = changed_ns, read(self._repository, model)
+            try:
+                known = changed_ns, read(self._repository, model)
+            except Unavailable:
+                if known is None:
+                    raise
+                known = changed_ns, known[1]  # what serves goes on serving; the log has why
             self._published[model] = known
         return known[1]
 

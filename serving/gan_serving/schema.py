@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from gan_core.card import ModelCard
 from gan_core.errors import InvalidRequest, ServiceError
@@ -27,6 +36,12 @@ PROBLEM_TYPE = "application/problem+json"
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, defer_build=True)
+
+
+def _no_prompt(prompt: str) -> str:
+    if prompt:
+        raise PydanticCustomError("prompt", "no model here takes text: leave the prompt empty")
+    return prompt
 
 
 class _Answer(_Body):
@@ -59,8 +74,10 @@ class GenerationRequest(_Body):
     """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""
     output_format: Literal["png"] = "png"
     response_format: Literal["b64_json"] = "b64_json"
-    prompt: Annotated[StrictStr, Field(max_length=0)] | None = None
-    """For OpenAI's clients, which insist on one: empty, as no text is understood."""
+    prompt: Annotated[StrictStr, AfterValidator(_no_prompt)] | None = None
+    """For OpenAI's clients, which insist on one: empty, as no model here takes text."""
+    quality: Literal["auto", "standard"] | None = None
+    """Ignored; for OpenAI's clients."""
     user: Annotated[StrictStr, Field(max_length=256)] | None = None
     """Ignored; for OpenAI's clients."""
 

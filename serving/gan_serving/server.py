@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from .engine import Engine
 
-__all__ = ["Options", "serve"]
+__all__ = ["Options", "is_loopback", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,16 @@ async def _supervised(
     finally:
         await supervisor.stop()
     record.unlink(missing_ok=True)  # kept where something went wrong
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

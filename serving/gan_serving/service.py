@@ -105,12 +105,13 @@ class ImageService:
         Raises:
             ServiceError: it doesn't.
         """
+        began = time.monotonic()
         published = await self.engine.published(model)
         try:
             await self._infer(published, draw(published.card.inputs, [0]), timeout_s)
         except (DeadlineExceeded, QueueFull):
             # others get their answers: it is busy, not broken
-            if time.monotonic() - self._answered_at.get(model, float("-inf")) > timeout_s:
+            if self._answered_at.get(model, float("-inf")) < began - timeout_s:
                 raise
 
     async def _infer(

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gan_core.errors import (
+    ConfigError,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from .engine import Inputs
 
-__all__ = ["TritonEngine"]
+__all__ = ["TritonEngine", "check_address"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,17 @@ RETRY_AFTER_S = 1.0
 FRESH_S = 2.0
 """Somebody else may publish to the same Triton: what it serves is asked again after this."""
 LONGEST_S = 3600.0
+
+
+def check_address(address: str) -> None:
+    """Refuse what isn't ``host:port``.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"{address!r} is not HOST:PORT of a Triton's gRPC endpoint")
 
 
 class TritonEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -32,7 +33,8 @@ from gan_client import (
     ServiceError,
     Unavailable,
 )
-from gan_core.errors import SERVICE_ERRORS, ConfigError
+from gan_core.errors import SERVICE_ERRORS, ConfigError, ModelNotFound
+from gan_serving.encode import png
 from gan_serving.gateway import create_app
 from gan_serving.readiness import Readiness
 from gan_serving.schema import problem
@@ -378,3 +380,55 @@ def test_ctrl_c_during_a_local_inference_ends_the_program_in_order(repository: P
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=10)
     assert (process.returncode, out, errors) == (0, "interrupted\n", "")
+
+
+def test_closing_ends_the_calls_of_other_threads(silent: str) -> None:
+    client = Client(f"http://{silent}", timeout_s=60)
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.models.list()
+        except RuntimeError as error:
+            raised.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    time.sleep(0.3)
+    client.close()
+    caller.join(5)
+    assert not caller.is_alive()
+    assert "this client is closed" in str(raised[0])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host:notaport", "http://", "http://host:99999", "triton://host:0", "triton://:1"],
+)
+def test_an_address_that_is_none_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"not an address|is not HOST:PORT"):
+        Client(url)
+
+
+def test_files_are_named_after_what_was_asked_and_not_after_the_answer(tmp_path: Path) -> None:
+    image = base64.b64encode(png(np.zeros((4, 4, 1), np.uint8))).decode()
+    answer = {
+        "created": 0,
+        "data": [{"b64_json": image, "seed": 7}],
+        "model": "../../evil",
+        "version": 1,
+        "size": "4x4",
+        "usage": {"images": 1, "compute_ms": 1.0},
+    }
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+    http = httpx.AsyncClient(base_url="http://gateway", transport=transport)
+    with Client(http=http) as client:
+        batch = client.images.generate(model="marked")
+    assert batch.save(tmp_path / "out") == [tmp_path / "out" / "marked-7.png"]
+
+
+def test_one_model_is_retrieved_over_every_transport(repository: Path) -> None:
+    with Client(f"local:{repository}") as client:
+        assert client.models.retrieve("marked").model == "marked"
+        with pytest.raises(ModelNotFound):
+            client.models.retrieve("nope")

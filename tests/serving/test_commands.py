@@ -90,7 +90,7 @@ FAILURES: dict[str, tuple[list[str], str]] = {
     "no export": (["publish", "{empty}"], "holds no exported generator"),
     "grid": (
         ["generate", "marked", "-n", "1", "--out", "x.jpg", "--url", "local:{repository}"],
-        "a grid is a .png",
+        "name a .png for a grid, or a folder",
     ),
     "engine": (
         ["serve", "--engine", "ort", "--triton", "x:1", "--repository", "{repository}"],

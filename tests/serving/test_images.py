@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gan_client import GeneratedImage, ImageBatch
+from gan_client.images import decoded
 
 
 def batch(n: int = 3, channels: int = 3, *, seeds: bool = True) -> ImageBatch:
@@ -62,3 +64,17 @@ def test_a_grid_is_about_a_square_unless_columns_are_given(
     n: int, columns: int | None, size: tuple[int, int]
 ) -> None:
     assert batch(n).grid(columns).size == size
+
+
+def test_a_batch_shows_its_size_and_not_its_pixels() -> None:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    batch = ImageBatch((GeneratedImage(pixels, 7),) * 2, "digits", 3)
+    assert repr(batch) == "ImageBatch(2 of 4×6×3, 'digits' version 3)"
+    assert repr(batch[0]) == "GeneratedImage(4×6×3, seed 7)"
+
+
+def test_an_answer_that_is_no_png_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "GIF")
+    with pytest.raises(ValueError, match="not a PNG"):
+        decoded(buffer.getvalue())

@@ -22,8 +22,15 @@ from gan_core.card import (
     StyleInput,
     TextInput,
 )
-from gan_core.errors import InternalError, InvalidRequest, ModelNotFound, NotSupported
+from gan_core.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    NotSupported,
+)
 from gan_core.latents import latents
+from gan_serving.engine import Inference
 from gan_serving.ort_engine import OrtEngine
 from gan_serving.repository import MAX_BATCH_SIZE
 from gan_serving.schema import parsed
@@ -333,3 +340,49 @@ def test_a_check_is_one_real_inference_of_one_image() -> None:
 def test_the_output_may_be_grey() -> None:
     grey = card_of(watermark(), "grey", (Z,), ImageOutput(height=2, width=3, channels=1))
     assert generate(FakeEngine(grey), model="grey").images.shape == (1, 2, 3, 1)
+
+
+def test_a_version_that_does_not_serve_is_not_found() -> None:
+    service = ImageService(FakeEngine())
+    with pytest.raises(ModelNotFound, match=r"has no version 9; serving: 1"):
+        asyncio.run(service.generate(parsed(model="marked", version=9)))
+
+
+def test_the_version_asked_for_is_passed_on() -> None:
+    engine = FakeEngine()
+    asyncio.run(ImageService(engine).generate(parsed(model="marked", version=1)))
+    assert engine.versions == [1]
+
+
+def test_a_model_that_answers_others_is_busy_and_not_broken() -> None:
+    engine = FakeEngine()
+    service = ImageService(engine)
+
+    async def probe() -> None:
+        await service.generate(parsed(model="marked"))
+        engine.delay_s = 0.5
+        await service.check("marked", 0.2)  # too late, but somebody has just been answered
+        await asyncio.sleep(0.3)
+        with pytest.raises(DeadlineExceeded):
+            await service.check("marked", 0.2)
+
+    asyncio.run(probe())
+
+
+def test_a_large_request_leaves_room_for_others() -> None:
+    running, most = 0, 0
+
+    class Counting(FakeEngine):
+        async def infer(self, *arguments: Any) -> Inference:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                await asyncio.sleep(0)
+                return await super().infer(*arguments)
+            finally:
+                running -= 1
+
+    service = ImageService(Counting(), max_n=10_000)
+    asyncio.run(service.generate(parsed(model="marked", n=10_000, seed=0)))
+    assert most == 8
