@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from importlib.resources import files
+from importlib.util import find_spec
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,20 @@ def scaffold(name: str, into: Path) -> Path:
     """Write the project ``into``/``name``; returns its folder.
 
     Raises:
-        ConfigError: the name can't be a package, or the folder exists.
+        ConfigError: the name can't be a package or is taken, or the folder can't be made.
     """
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} can't be a variant's name: use [a-z][a-z0-9_]*")
+    if find_spec(name) or find_spec(f"gan_{name}"):
+        raise ConfigError(f"a package called {name!r} is installed already: choose another name")
     project = into / name
     if project.exists():
         raise ConfigError(f"{project} exists already: choose another name or --into")
     title = name.replace("_", " ").title().replace(" ", "")
-    _copy(files("gan_core") / "templates", project, {"name": name, "title": title})
+    try:
+        _copy(files("gan_core") / "templates", project, {"name": name, "title": title})
+    except OSError as error:
+        raise ConfigError(f"can't write {project}: {error}") from error
     return project
 
 

@@ -60,3 +60,16 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "my_gan").mkdir()
     with pytest.raises(ConfigError, match="my_gan exists already"):
         scaffold("my_gan", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["torch", "dcgan", "gan_core"])
+def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is installed already"):
+        scaffold(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_no_folder_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="can't write"):
+        scaffold("mine_gan", tmp_path / "file")
