@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gan_core.data import Images, batches, open_data
+from gan_core.data import Images, open_data
 from gan_core.loop import seed_everything
 from gan_core.plugins import Plugins
 from gan_dcgan.trainer import DCGANConfig, build
@@ -42,7 +42,7 @@ def ours(config: DCGANConfig, images: Images, tick_steps: int) -> Callable[[int]
     """Runs so many steps of our trainer."""
     accelerator = Accelerator()
     trainer = build(config, accelerator)
-    source = batches(images, config.batch_size, seed=config.seed)
+    source = images.batches(config.batch_size, seed=config.seed)
 
     def run(steps: int) -> None:
         pending: list[dict[str, Tensor]] = []

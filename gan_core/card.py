@@ -191,7 +191,7 @@ class DataSource(_Frozen):
 
     name: str
     fingerprint: str
-    """sha256 over the pixels and labels, or over names and sizes where there are too many."""
+    """sha256 over the pixels and labels."""
     licence: str = "unknown"
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from .errors import CheckpointError
 
-__all__ = ["latest", "load", "save", "tensors"]
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["latest", "load", "restore", "save", "tensors"]
 
 TENSORS, TREE = "tensors.safetensors", "state.json"
 
@@ -32,6 +35,7 @@ def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
     """
     target = directory / name
     temporary = directory / f".{name}.{os.getpid()}.tmp"
+    aside = directory / f".{name}.{os.getpid()}.old"
     found: dict[str, torch.Tensor] = {}
     tree = _flatten(state, "", found)
     try:
@@ -42,10 +46,10 @@ def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
         (temporary / TREE).write_text(json.dumps(tree))
         for path in (temporary / TENSORS, temporary / TREE, temporary):
             _fsync(path)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        _replace(target, temporary, aside)
         _fsync(directory)
+        for replaced in directory.glob(".*.old"):
+            shutil.rmtree(replaced)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"can't write checkpoint {target}: {error}; earlier checkpoints are intact"
@@ -67,6 +71,23 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         state: dict[str, Any] = _unflatten(tree, tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"can't read checkpoint {path}: {error}") from error
+    return state
+
+
+def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """Load a run's checkpoint into ``trainer``; returns all of it.
+
+    Raises:
+        CheckpointError: it's missing, damaged, or of networks of another shape.
+    """
+    state = load(path)
+    try:
+        trainer.load(state["trainer"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{path} doesn't fit the settings in config.yaml: {type(error).__name__}: {first}"
+        ) from error
     return state
 
 
@@ -123,6 +144,19 @@ def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         case list():
             return [_unflatten(v, tensors) for v in tree]
     return tree
+
+
+def _replace(target: Path, new: Path, aside: Path) -> None:
+    """Rename ``new`` to ``target``; what is there is moved aside, and back if that fails."""
+    if not target.exists():
+        new.rename(target)
+        return
+    target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
 
 
 def _fsync(path: Path) -> None:

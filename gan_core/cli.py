@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
+from rich import get_console
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .errors import ConfigError, GanforgeError
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-console = Console()
+console = get_console()
 errors = Console(stderr=True)
-say = partial(console.print, highlight=False, soft_wrap=True)
+say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
 app = typer.Typer(
     name="ganforge",
@@ -40,9 +42,20 @@ app = typer.Typer(
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 
+def _version(asked: bool) -> None:  # noqa: FBT001 typer's signature
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ganforge {version('ganforge')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """Options come before the command."""
 
@@ -80,6 +93,7 @@ def train(
 def _start(plugins: Plugins, path: Path, variant: str, data: str, settings: dict[str, Any]) -> None:
     from .workflow import start_run
 
+    _only_the_main_process_prints()
     run, images = start_run(path, plugins.variant(variant), data, settings, plugins)
     say(
         f"{run.variant.name} on {data}: {len(images):,} images of {images.resolution_px}×"
@@ -91,7 +105,8 @@ def _start(plugins: Plugins, path: Path, variant: str, data: str, settings: dict
 def _resume(
     plugins: Plugins, path: Path, variant: str | None, data: str | None, settings: dict[str, Any]
 ) -> None:
-    from .workflow import open_images, open_run
+    from .checkpoint import latest
+    from .workflow import absolute, open_images, open_run
 
     allowed = {"kimg", "keep_checkpoints"}
     if settings.keys() - allowed:
@@ -99,10 +114,23 @@ def _resume(
             f"a resumed run keeps its settings; only {', '.join(sorted(allowed))} can change, not "
             + ", ".join(sorted(settings.keys() - allowed))
         )
+    _only_the_main_process_prints()
     run = open_run(path, plugins, settings)
-    if variant not in (None, run.variant.name) or data not in (None, run.data):
+    if variant not in (None, run.variant.name) or (data and absolute(data) != run.data):
         raise ConfigError(f"{path} trains {run.variant.name} on {run.data}")
+    newest = latest(run.checkpoints)
+    done_kimg = float(newest.name) if newest else 0.0
+    if done_kimg >= run.config.kimg:
+        say(f"{path} is at {done_kimg:g} of {run.config.kimg:g} kimg: more with --kimg")
+        return
+    say(f"going on from {done_kimg:g} of {run.config.kimg:g} kimg")
     _train(run, open_images(run, plugins), plugins)
+
+
+def _only_the_main_process_prints() -> None:
+    from accelerate import Accelerator
+
+    console.quiet = not Accelerator().is_main_process
 
 
 def _train(run: Run, images: Any, plugins: Plugins) -> None:
@@ -124,7 +152,7 @@ def _train(run: Run, images: Any, plugins: Plugins) -> None:
 def export(
     context: typer.Context,
     run: RunPath,
-    model: Annotated[str | None, typer.Option(help="Name to serve under: [a-z0-9_]+.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name to serve under: a-z, 0-9 and _.")] = None,
 ) -> None:
     """Export a run's newest checkpoint to ONNX, and prove that its pixels are the same."""
     from .workflow import export_run, open_run
@@ -176,9 +204,13 @@ def evaluate(
     for score in scores:
         how = score.provenance
         table.add_row(
-            score.metric, f"{score.value:.4g}", how.extractor, how.reference, str(how.samples)
+            score.metric,
+            f"{score.value:.4g}",
+            how.extractor,
+            escape(how.reference),
+            str(how.samples),
         )
-    say(table)
+    console.print(table)
 
 
 @app.command(epilog="Example: ganforge config dcgan > my.yaml")
@@ -186,13 +218,17 @@ def config(
     context: typer.Context, variant: Annotated[str, typer.Argument(help="A variant.")]
 ) -> None:
     """Print a variant's settings as YAML, each with its meaning: edit it, then train --config."""
+    from .workflow import FROM_DATA
+
     for name, field in context.obj.variant(variant).config.model_fields.items():
-        if name in ("channels", "classes"):
+        from_data = name in FROM_DATA
+        if from_data and not FROM_DATA[name]:
             continue
         typer.echo(f"# {' '.join((field.description or '').split())}")
         default = field.get_default(call_default_factory=True)
         value = list(default) if isinstance(default, tuple) else default
-        typer.echo(yaml.safe_dump({name: value}, default_flow_style=False).strip())
+        setting = yaml.safe_dump({name: value}, default_flow_style=False).strip()
+        typer.echo(f"# {setting}" if from_data else setting)
 
 
 @app.command(epilog="Example: ganforge plugins --json")
@@ -220,9 +256,9 @@ def plugins(
         for info in (info for info in found.loaded if info.name not in failed):
             table.add_row(info.name, info.distribution, info.version, "[green]loaded")
         for failure in found.failures:
-            state = f"[red]failed at {failure.stage}: {failure.error}"
+            state = f"[red]failed at {failure.stage}: {escape(failure.error)}"
             table.add_row(failure.name, failure.distribution, failure.version, state)
-        say(table)
+        console.print(table)
         for kind, names in provided.items():
             say(f"{kind.replace('_', ' ')}: {', '.join(names)}")
     if strict and found.failures:
@@ -241,17 +277,16 @@ def check(
     failed = 0
     for result in run_checks(chosen, checks(chosen, found)):
         failed += result.error is not None
-        mark = "[red]fail[/]" if result.error else "[green]pass[/]"
-        say(f"{mark} {result.name}")
+        say("fail" if result.error else "pass", result.name, style="red" if result.error else "")
         if result.error:
-            say(f"     {result.error}", highlight=False, markup=False)
+            say(f"     {result.error}")
     if failed:
         raise typer.Exit(1)
 
 
 @app.command(epilog="Example: ganforge new my_gan && pip install -e my_gan")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the variant: [a-z][a-z0-9_]*.")],
+    name: Annotated[str, typer.Argument(help="Name of the variant: a-z, 0-9 and _.")],
     into: Annotated[Path, typer.Option("--into", help="Where to put the project.")] = Path(),
 ) -> None:
     """Write a plugin project of your own, ready to install, train and serve."""
@@ -285,15 +320,18 @@ def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dic
     if file:
         try:
             settings = yaml.safe_load(file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"can't read {file}: {error}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"can't read {file}: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):
             raise ConfigError(f"{file} holds no 'key: value' lines")
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set takes KEY=VALUE, not {pair!r}")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value isn't YAML") from error
     return settings | {key: value for key, value in named.items() if value is not None}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from .plugins import Plugins
 
-__all__ = ["Batch", "Dataset", "Images", "batches", "fingerprint", "open_data"]
+__all__ = ["Batch", "Dataset", "Images", "TrainingData", "fingerprint", "open_data"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a trainer's step takes."""
+    """What a trainer's step takes; images are uint8, as stored, until ``to`` has scaled them."""
 
     real: Tensor
     """Float32 [N, C, H, W] in [-1, 1]."""
@@ -40,15 +40,33 @@ class Batch:
     """Sentence embedding, float32 [N, dim]."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        if self.real.device == device:
-            return self
+        """The same batch on a device, its images scaled there: bytes are a quarter of floats."""
+        rest = (self.label, self.source, self.text)
+        moved = (None if tensor is None else _moved(tensor, device) for tensor in rest)
+        return Batch(_moved(self.real, device), *moved)
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        real = self.real.to(device, non_blocking=True)
-        return Batch(real, move(self.label), move(self.source), move(self.text))
+class TrainingData(Protocol):
+    """All that the training loop knows of a training set."""
+
+    @property
+    def source(self) -> DataSource:
+        """Where it comes from."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, none where it has no labels."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def batches(
+        self, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Endless batches, a function of ``seed`` and ``start``, the images seen by all ranks.
+
+        No two of the ``world`` ranks get the same image in a step. ``batch_size`` is a rank's.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +92,36 @@ class Images:
         return int(self.pixels.shape[2])
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """Those images, scaled to [-1, 1], on the CPU."""
-        real = torch.from_numpy(self.pixels[indices]).float().div_(127.5).sub_(1.0)
+        """Those images as they are stored, on the CPU."""
         label = None if self.labels is None else torch.from_numpy(self.labels[indices])
-        return Batch(real, label)
+        return Batch(torch.from_numpy(self.pixels[indices]), label)
+
+    def batches(
+        self, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Endless batches from position ``start`` on (images seen by all ranks so far).
+
+        Every epoch is a new permutation, a function of (seed, epoch). The ragged rest of an
+        epoch is dropped; each rank gets its own ``batch_size`` images of every step.
+
+        Raises:
+            DataError: the set is smaller than one step of all ranks.
+        """
+        step_size = batch_size * world
+        per_epoch = len(self) // step_size
+        if per_epoch == 0:
+            raise DataError(
+                f"{self.source.name} has {len(self)} images, fewer than the batch of {step_size}: "
+                "set a smaller batch_size"
+            )
+        step = start // step_size
+        while True:
+            epoch, first = divmod(step, per_epoch)
+            order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
+            for position in range(first, per_epoch):
+                begin = position * step_size + rank * batch_size
+                yield self.batch(order[begin : begin + batch_size])
+            step = (epoch + 1) * per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,34 +150,6 @@ def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[D
     return dataset, dataset.open(argument, resolution_px)
 
 
-def batches(
-    images: Images, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
-    """Endless batches from position ``start`` on (images seen by all ranks so far).
-
-    Every epoch is a new permutation, a function of (seed, epoch). The ragged rest of an epoch
-    is dropped; each rank gets its own ``batch_size`` images of every step.
-
-    Raises:
-        DataError: the set is smaller than one step of all ranks.
-    """
-    step_size = batch_size * world
-    per_epoch = len(images) // step_size
-    if per_epoch == 0:
-        raise DataError(
-            f"{images.source.name} has {len(images)} images, fewer than the batch of {step_size}: "
-            "set a smaller batch_size"
-        )
-    step = start // step_size
-    while True:
-        epoch, first = divmod(step, per_epoch)
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(images))
-        for position in range(first, per_epoch):
-            begin = position * step_size + rank * batch_size
-            yield images.batch(order[begin : begin + batch_size])
-        step = (epoch + 1) * per_epoch
-
-
 def fingerprint(pixels: NDArray[np.uint8], labels: NDArray[Any] | None) -> str:
     """sha256 over shape, pixels and labels."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
@@ -141,3 +157,11 @@ def fingerprint(pixels: NDArray[np.uint8], labels: NDArray[Any] | None) -> str:
     if labels is not None:
         digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; bytes as float32 in [-1, 1]."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # else the copy would be waited for
+    moved = tensor.to(device, non_blocking=True)
+    return moved.float().div_(127.5).sub_(1.0) if moved.dtype == torch.uint8 else moved

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["DATASETS", "cache_dir", "decode"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""Pillow's names of those: what else it reads, PostScript for one, is never tried."""
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
 SIDES_PX = range(8, 1025)
+ABANDONED_S = 24 * 3600
 
 
 def cache_dir() -> Path:
@@ -50,7 +54,7 @@ def decode(path: Path, side_px: int, channels: int) -> NDArray[np.uint8]:
         DataError: the file isn't a readable image; the message names it.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             upright = ImageOps.exif_transpose(opened)
             flat = _opaque(_eight_bit(upright)).convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -99,7 +103,7 @@ def _open_folder(argument: str, side_px: int | None) -> Images:
     labels, classes = _classes(root, paths)
     channels, shorter_px = _survey(paths)
     side = side_px or _power_of_two(min(max(shorter_px, SIDES_PX.start), 256))
-    pixels, digest = _decoded(root, paths, side, channels)
+    pixels, digest = _decoded(root, paths, labels, (channels, side, side))
     source = DataSource(name=f"folder:{root.name}", fingerprint=digest)
     return Images(pixels, source, labels, classes)
 
@@ -134,39 +138,61 @@ def _survey(paths: Sequence[Path]) -> tuple[int, int]:
 
 def _header(path: Path) -> tuple[str, int]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode, min(image.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
 def _decoded(
-    root: Path, paths: Sequence[Path], side_px: int, channels: int
+    root: Path,
+    paths: Sequence[Path],
+    labels: NDArray[np.int64] | None,
+    shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.uint8], str]:
-    digest = hashlib.sha256(f"1 {side_px} {channels}".encode())
+    """Pixels and their fingerprint, both from the cache where no file has changed."""
+    digest = hashlib.sha256(f"2 {shape}".encode())
     for path in paths:
         status = path.stat()
         digest.update(
             f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
         )
     cached = cache_dir() / "folders" / f"{digest.hexdigest()}.npy"
+    beside = cached.with_suffix(".sha256")
     if not cached.exists():
         temporary = cached.with_suffix(f".{os.getpid()}.tmp")
+        note = cached.with_suffix(f".{os.getpid()}.sha256.tmp")
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            _decode_into(temporary, paths, side_px, channels)
+            _remove_abandoned(cached.parent)
+            pixels = _decode_into(temporary, paths, shape)
+            note.write_text(fingerprint(pixels, labels))
+            note.replace(beside)  # first, so that pixels never lie there without it
             temporary.replace(cached)
         except OSError as error:
             raise DataError(f"can't cache decoded images in {cached.parent}: {error}") from error
         finally:
-            with suppress(OSError):
-                temporary.unlink()
-    return np.load(cached, mmap_mode="r"), digest.hexdigest()
+            for path in (temporary, note):
+                with suppress(OSError):
+                    path.unlink()
+    return np.load(cached, mmap_mode="r"), beside.read_text()
 
 
-def _decode_into(target: Path, paths: Sequence[Path], side_px: int, channels: int) -> None:
-    shape = (len(paths), channels, side_px, side_px)
-    pixels = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed left half-written, so long ago that none still is."""
+    for path in folder.glob("*.tmp"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - ABANDONED_S:
+                path.unlink()
+
+
+def _decode_into(
+    target: Path, paths: Sequence[Path], shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    channels, side_px, _ = shape
+    pixels = np.lib.format.open_memmap(
+        target, mode="w+", dtype=np.uint8, shape=(len(paths), *shape)
+    )
     bad: list[str] = []
     decoded = _each(paths, lambda path: decode(path, side_px, channels), "decoding images")
     for i, image in enumerate(decoded):
@@ -180,6 +206,7 @@ def _decode_into(target: Path, paths: Sequence[Path], side_px: int, channels: in
             f"{len(bad)} of {len(paths)} files can't be used; mend or remove them:\n  {shown}"
         )
     pixels.flush()
+    return pixels
 
 
 def _each(paths: Sequence[Path], read: Any, description: str) -> Any:

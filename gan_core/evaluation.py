@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +83,24 @@ def fid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
 
 def kid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
     """Unbiased squared MMD with the kernel (x·y/dim + 1)³ (Bińkowski et al. 2018)."""
-    dim = real.shape[1]
-    n, m = len(real), len(fake)
-    same_real = (real @ real.T / dim + 1) ** 3
-    same_fake = (fake @ fake.T / dim + 1) ** 3
-    across = (real @ fake.T / dim + 1) ** 3
-    within_real = (same_real.sum() - np.trace(same_real)) / (n * (n - 1))
-    within_fake = (same_fake.sum() - np.trace(same_fake)) / (m * (m - 1))
-    return float(within_real + within_fake - 2 * across.mean())
+    across = _kernel_sum(real, fake) / (len(real) * len(fake))
+    return _kernel_within(real) + _kernel_within(fake) - 2 * across
+
+
+def _kernel_within(rows: NDArray[np.float64]) -> float:
+    """Mean kernel of all pairs of different rows."""
+    n, dim = rows.shape
+    diagonal: float = ((np.square(rows).sum(1) / dim + 1) ** 3).sum()
+    return float((_kernel_sum(rows, rows) - diagonal) / (n * (n - 1)))
+
+
+def _kernel_sum(a: NDArray[np.float64], b: NDArray[np.float64], block: int = 1024) -> float:
+    """Sum of the kernel over all pairs, by blocks: all pairs at once may not fit in memory."""
+    return math.fsum(
+        ((a[i : i + block] @ b[j : j + block].T / a.shape[1] + 1) ** 3).sum()
+        for i in range(0, len(a), block)
+        for j in range(0, len(b), block)
+    )
 
 
 METRICS = (Metric("fid", "lower", fid), Metric("kid", "lower", kid))
@@ -152,7 +163,10 @@ def generated(
     """Images uint8 [n, H, W, C] of seeds seed, seed + 1, …, in batches, by onnxruntime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises what it likes
+        raise ConfigError(f"{graph} can't be run: {error}; export the run again") from error
     for start in range(0, samples, batch):
         seeds = seed_range(seed + start, min(batch, samples - start))
         pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds))[0]

@@ -7,6 +7,7 @@ an opset and IR version that every Triton container of the last years reads.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -28,6 +29,7 @@ from .errors import ExportError
 from .latents import draw, seed_range
 
 if TYPE_CHECKING:
+    import onnxruntime
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -116,10 +118,11 @@ def export(
 
     Raises:
         ExportError: the graph can't be made, holds a random op, isn't valid ONNX, differs from
-            torch by more than one level at a batch size of 1, 2, 7 or 32, or gives an image
-            that depends on the others in its batch. Nothing is written then.
+            torch by more than one level at a batch size of 1, 2, 7 or 32 or for an oblong source
+            image, or gives an image that depends on the others in its batch. Nothing is written
+            then.
     """
-    served = served.eval().cpu()
+    served = copy.deepcopy(served).eval().cpu()  # the caller may go on training its own
     proto = _graph(served)
     _refuse_random_ops(proto)
     serialized = proto.SerializeToString()
@@ -199,8 +202,7 @@ def _strip(proto: onnx.ModelProto) -> None:
     """Pin the IR version; remove traces, which hold paths of this machine."""
     proto.ir_version = IR_VERSION
     del proto.metadata_props[:]
-    holders: list[Any] = [proto.graph, *proto.functions]
-    for holder in holders:
+    for holder in _graphs(proto):
         del holder.metadata_props[:]
         for value in (*holder.node, *holder.value_info):
             del value.metadata_props[:]
@@ -210,9 +212,19 @@ def _strip(proto: onnx.ModelProto) -> None:
         del value.metadata_props[:]
 
 
+def _graphs(proto: onnx.ModelProto) -> Iterator[Any]:
+    """The graph, the functions, and every body of an If, a Loop or a Scan within them."""
+    waiting: list[Any] = [proto.graph, *proto.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            # touching a body that isn't there would put an empty one there
+            waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def _refuse_random_ops(proto: onnx.ModelProto) -> None:
-    nodes = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
-    found = sorted({node.op_type for node in nodes} & RANDOM_OPS)
+    found = sorted({node.op_type for graph in _graphs(proto) for node in graph.node} & RANDOM_OPS)
     if found:
         raise ExportError(
             f"the graph draws random numbers ({', '.join(found)}): "
@@ -226,27 +238,56 @@ def _parity(served: ServedGenerator, serialized: bytes) -> tuple[int, tuple[int,
 
     session = onnxruntime.InferenceSession(serialized, providers=["CPUExecutionProvider"])
     worst, shape = 0, ()
-    smaller = np.zeros(0)
+    smaller: NDArray[Any] = np.zeros(0)
     for n in PARITY_BATCHES:
         inputs = draw(served.inputs, seed_range(0, n))
-        with torch.no_grad():
-            expected = served(*map(torch.from_numpy, inputs.values())).numpy()
-        actual = session.run([OUTPUT_NAME], inputs)[0]
-        if actual.shape != expected.shape or actual.dtype != np.uint8:
-            raise ExportError(
-                f"onnxruntime gives {actual.dtype}{actual.shape} at a batch of {n}, "
-                f"torch uint8{expected.shape}"
-            )
-        worst = max(worst, _levels(actual, expected))
+        actual, levels = _compared(session, served, inputs)
+        worst = max(worst, levels)
         if len(smaller) and _levels(actual[: len(smaller)], smaller) > PARITY_LEVELS:
             raise ExportError(f"an image depends on the others in its batch of {n}")
-        smaller, shape = actual, expected.shape[1:]
+        smaller, shape = actual, actual.shape[1:]
+    oblong = _oblong(served.inputs, draw(served.inputs, seed_range(0, 2)))
+    worst = max(worst, _compared(session, served, oblong)[1])
     if worst > PARITY_LEVELS:
         raise ExportError(
             f"onnxruntime differs from torch by {worst} levels of 255; at most {PARITY_LEVELS} "
             "is accepted"
         )
     return worst, shape
+
+
+def _compared(
+    session: onnxruntime.InferenceSession, served: ServedGenerator, inputs: dict[str, NDArray[Any]]
+) -> tuple[NDArray[np.uint8], int]:
+    """The graph's images, and by how many levels torch's differ."""
+    with torch.no_grad():
+        expected = served(*map(torch.from_numpy, inputs.values())).numpy()
+    actual: NDArray[np.uint8] = session.run([OUTPUT_NAME], inputs)[0]
+    given = ", ".join(f"{name}{value.shape}" for name, value in inputs.items())
+    if actual.shape != expected.shape or actual.dtype != np.uint8:
+        raise ExportError(
+            f"onnxruntime gives {actual.dtype}{actual.shape} for {given}, "
+            f"torch uint8{expected.shape}"
+        )
+    for item in served.inputs:
+        sides = tuple(served.scale * side for side in inputs[item.name].shape[1:3])
+        if item.role == "image" and actual.shape[1:3] != sides:
+            raise ExportError(f"the image is {actual.shape[1:3]} px for {given}, not {sides}")
+    return actual, _levels(actual, expected)
+
+
+def _oblong(inputs: Sequence[Input], drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The values drawn, with source images that aren't square where other sides are allowed."""
+    changed = dict(drawn)
+    for item in inputs:
+        if item.role != "image":
+            continue
+        n, side, _, channels = drawn[item.name].shape
+        others = [side + k * item.multiple_of for k in (1, 2, -1, -2)]
+        allowed = [s for s in others if item.min_side_px <= s <= item.max_side_px and s > 0]
+        height, width = [*allowed, side, side][:2]
+        changed[item.name] = np.resize(drawn[item.name], (n, height, width, channels))
+    return changed
 
 
 def _levels(ours: NDArray[Any], theirs: NDArray[Any]) -> int:

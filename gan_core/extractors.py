@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from .data import batches
 from .datasets import DATASETS, cache_dir
 from .evaluation import Extractor, FeatureExtractor
 
@@ -74,9 +73,9 @@ def _train(path: Path) -> None:
         torch.manual_seed(0)
         network = DigitsClassifier().train()
         optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-        source = batches(images, 128, seed=0)
+        source = images.batches(128, seed=0)
         for _ in range(TRAINING_STEPS):
-            batch = next(source)
+            batch = next(source).to(torch.device("cpu"))
             _, logits = network(batch.real)
             optimizer.zero_grad()
             cross_entropy(logits, cast("Tensor", batch.label)).backward()

@@ -8,17 +8,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
-from .data import Images, batches
 from .errors import ConfigError, TrainingDiverged
 from .export import ServedGenerator
 from .grid import grid
@@ -27,13 +26,18 @@ from .latents import draw, seed_range
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from .data import Batch, TrainingData
     from .plugins import Plugins
     from .run import Run
     from .trainer import Trainer
 
+T = TypeVar("T")
+
 __all__ = ["Interrupted", "Progress", "Silent", "fit", "seed_everything"]
 
 SAMPLES = 64
+SAMPLE_PX = 64 * 64**2
+"""Pixels that the generator makes at once for a sample grid."""
 
 
 class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it isn't an error)
@@ -66,7 +70,7 @@ class Silent:
 
 def fit(
     trainer: Trainer,
-    images: Images,
+    data: TrainingData,
     run: Run,
     accelerator: Accelerator,
     *,
@@ -76,30 +80,32 @@ def fit(
     """Train until the run's budget is used up; returns the last checkpoint.
 
     A run that has checkpoints is continued from the newest, with everything restored: on a CPU
-    the result is the same, bit for bit, as without the interruption.
+    the result is the same, bit for bit, as without the interruption. Statistics are means over
+    all processes. Several processes agree once per tick on whether to stop, and do it together.
 
     Raises:
         TrainingDiverged: a statistic stopped being finite; nothing was saved after it.
         CheckpointError: a checkpoint can't be written or read.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
     """
-    return _Loop(trainer, images, run, accelerator, plugins, progress or Silent()).run_to_end()
+    return _Loop(trainer, data, run, accelerator, plugins, progress or Silent()).run_to_end()
 
 
 class _Loop:
     def __init__(
         self,
         trainer: Trainer,
-        images: Images,
+        data: TrainingData,
         run: Run,
         accelerator: Accelerator,
         plugins: Plugins,
         progress: Progress,
     ) -> None:
-        self.trainer, self.images, self.run = trainer, images, run
+        self.trainer, self.data, self.run = trainer, data, run
         self.accelerator, self.plugins, self.progress = accelerator, plugins, progress
-        self.step_size = run.config.batch_size * accelerator.num_processes
-        self.seen = 0
+        self.world = accelerator.num_processes
+        self.steps = 0
+        self.seen_before = self.seen = 0
         self.pending: list[dict[str, torch.Tensor]] = []
         self.tick_started = (time.perf_counter(), 0)
 
@@ -107,42 +113,55 @@ class _Loop:
         config = self.run.config
         path = self._resume()
         budget = round(config.kimg * 1000)
-        source = batches(
-            self.images,
+        source = self.data.batches(
             config.batch_size,
             seed=config.seed,
             start=self.seen,
             rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
+            world=self.world,
         )
         self.tick_started = (time.perf_counter(), self.seen)
         self._write_samples()
-        with self._events() as events, _stop_signal() as stopped:
+        with self._events() as events, _stop_signal(patient=self.world > 1) as stopped:
             while self.seen < budget:
-                self.pending.append(self.trainer.step(next(source).to(self.accelerator.device)))
-                self.seen += self.step_size
-                self.progress.step(self.seen)
+                self._step(next(source))
                 done = self.seen >= budget
-                stopping = stopped() and not done
+                stopping = self.world == 1 and stopped() and not done
                 saving = self._due(config.checkpoint_kimg) or done or stopping
                 if self._due(config.tick_kimg) or saving:  # nothing unread is ever saved
-                    self._tick(events)
+                    stopping = self._tick(events, stopped=stopped()) and not done
+                    saving = saving or stopping
                 if self._due(config.sample_kimg) or done:
                     self._write_samples()
                 if saving:
                     path = self._save()
                     if stopping:
                         raise Interrupted(path)
-        if path is None:
-            raise ConfigError(f"a budget of {config.kimg} kimg is less than one image")
-        return path
+        return path or self._save()
+
+    def _step(self, batch: Batch) -> None:
+        self.pending.append(self.trainer.step(batch.to(self.accelerator.device)))
+        self.steps += 1
+        self.seen_before = self.seen
+        self.seen += len(batch.real) * self.world
+        self.progress.step(self.seen)
 
     def _due(self, every_kimg: float) -> bool:
         every = every_kimg * 1000
-        return bool(self.seen // every > (self.seen - self.step_size) // every)
+        return bool(self.seen // every > self.seen_before // every)
 
-    def _tick(self, events: SummaryWriter | None) -> None:
-        stats = self._read_pending()
+    def _tick(self, events: SummaryWriter | None, *, stopped: bool) -> bool:
+        """Report the means over all ranks; returns whether one of them was told to stop."""
+        mine, diverged = self._read_pending()
+        ranks = self._of_all_ranks((mine, diverged, stopped))
+        for _, diverged, _ in ranks:
+            if diverged:
+                raise TrainingDiverged(*diverged)
+        stats = _means([stats for stats, _, _ in ranks])
+        self._report(stats, events)
+        return any(stopped for _, _, stopped in ranks)
+
+    def _report(self, stats: dict[str, float], events: SummaryWriter | None) -> None:
         now, (then, seen_then) = time.perf_counter(), self.tick_started
         self.tick_started = (now, self.seen)
         stats |= {"img_per_s": (self.seen - seen_then) / max(now - then, 1e-9)}
@@ -155,20 +174,24 @@ class _Loop:
             events.add_scalar(name, value, self.seen)
         self.plugins.notify("ganforge_tick", run=self.run, stats={"kimg": kimg, **stats})
 
-    def _read_pending(self) -> dict[str, float]:
-        """Means since the last tick; the only place that waits for the device."""
+    def _read_pending(self) -> tuple[dict[str, float], tuple[int, str, float] | None]:
+        """Means since the last tick, and what stopped being finite, where something did.
+
+        The only place that waits for the device.
+        """
         stats: dict[str, float] = {}
-        first_step = self.seen // self.step_size - len(self.pending) + 1
+        diverged: tuple[int, str, float] | None = None
+        first_step = self.steps - len(self.pending) + 1
         names = dict.fromkeys(name for row in self.pending for name in row)
         for name in names:
             steps = [(i, row[name]) for i, row in enumerate(self.pending) if name in row]
             values = torch.stack([value.float() for _, value in steps]).tolist()
             for (i, _), value in zip(steps, values, strict=True):
                 if not math.isfinite(value) and not self._is_scaled(name):
-                    raise TrainingDiverged(first_step + i, name, value)
+                    diverged = diverged or (first_step + i, name, value)
             stats[name] = sum(values) / len(values)
         self.pending.clear()
-        return stats
+        return stats, diverged
 
     def _is_scaled(self, name: str) -> bool:
         """float16's loss scaling overflows now and then, and skips that step."""
@@ -187,18 +210,28 @@ class _Loop:
         generator = self.trainer.generator()
         training = generator.training
         served: ServedGenerator = self.run.variant.served(generator.eval(), self.run.config)
-        inputs = draw(served.inputs, seed_range(0, n))
-        device = self.accelerator.device
-        pixels = served(*(torch.from_numpy(value).to(device) for value in inputs.values()))
+        device, side = self.accelerator.device, self.run.config.resolution_px
+        parts = []
+        for seeds in _chunks(seed_range(0, n), max(1, SAMPLE_PX // side**2)):
+            inputs = draw(served.inputs, seeds)
+            pixels = served(*(torch.from_numpy(value).to(device) for value in inputs.values()))
+            parts.append(pixels.cpu().numpy())
         generator.train(training)
-        array: np.ndarray[Any, Any] = pixels.cpu().numpy()
-        return array
+        return np.concatenate(parts)
 
     def _save(self) -> Path:
-        state = {"trainer": self.trainer.state(), "seen": self.seen, "rng": self._rng_states()}
-        for name, tensor in checkpoint.tensors(state).items():
-            if not torch.isfinite(tensor).all():
-                raise TrainingDiverged(self.seen // self.step_size, name, math.nan)
+        trained = self.trainer.state()
+        infinite = [k for k, v in checkpoint.tensors(trained).items() if not v.isfinite().all()]
+        ranks = self._of_all_ranks((_rng_state(), infinite))
+        for _, infinite in ranks:
+            if infinite:
+                raise TrainingDiverged(self.steps, f"trainer/{infinite[0]}", math.nan)
+        state = {
+            "trainer": trained,
+            "seen": self.seen,
+            "steps": self.steps,
+            "rng": [rng for rng, _ in ranks],
+        }
         path = self.run.checkpoints / _kimg(self.seen)
         if self.accelerator.is_main_process:
             checkpoint.save(self.run.checkpoints, path.name, state)
@@ -214,27 +247,25 @@ class _Loop:
         path = checkpoint.latest(self.run.checkpoints)
         if path is None:
             return None
-        state = checkpoint.load(path)
-        self.trainer.load(state["trainer"])
-        self.seen = state["seen"]
+        state = checkpoint.restore(self.trainer, path)
+        self.seen_before = self.seen = state["seen"]
+        self.steps = state["steps"]
         ranks = state["rng"]
-        if len(ranks) != self.accelerator.num_processes:
-            raise ConfigError(
-                f"{path} was saved by {len(ranks)} processes, not {self.accelerator.num_processes}"
-            )
+        if len(ranks) != self.world:
+            raise ConfigError(f"{path} was saved by {len(ranks)} processes, not {self.world}")
         _set_rng_state(ranks[self.accelerator.process_index])
         if self.accelerator.is_main_process:
             self.run.forget_after(self.seen / 1000)
         return path
 
-    def _rng_states(self) -> list[dict[str, Any]]:
-        mine = _rng_state()
-        if self.accelerator.num_processes == 1:
+    def _of_all_ranks(self, mine: T) -> list[T]:
+        """What each rank has, in their order, on every rank; they wait for one another here."""
+        if self.world == 1:
             return [mine]
         from accelerate.utils import gather_object
 
-        states: list[dict[str, Any]] = gather_object([mine])
-        return states
+        everyones: list[T] = gather_object([mine])
+        return everyones
 
     @contextmanager
     def _events(self) -> Iterator[SummaryWriter | None]:
@@ -250,6 +281,18 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each name over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def _chunks(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(seeds), size):
+        yield seeds[start : start + size]
 
 
 def _kimg(images: int) -> str:
@@ -279,8 +322,12 @@ def _set_rng_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag; the second acts as it always does."""
+def _stop_signal(*, patient: bool) -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag; the second acts as it always does.
+
+    ``patient`` keeps on: launchers pass on what the terminal has sent to everyone already, and
+    kill whoever takes too long.
+    """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # only the main thread may listen to signals
@@ -289,6 +336,10 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _frame: object) -> None:
         received.append(number)
+        if not patient:
+            restore()
+
+    def restore() -> None:
         for caught, handler in previous.items():
             signal.signal(caught, handler)
 
@@ -297,5 +348,4 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
+        restore()

@@ -21,8 +21,9 @@ class PenaltyInputs:
     """What a penalty sees of a discriminator step."""
 
     generator: Generator
-    discriminator: Discriminator
     """In float32, even where the rest of the step is in mixed precision."""
+    discriminator: Discriminator
+    """In float32 as well."""
     real: Tensor
     """As the discriminator saw it, [N, C, H, W]."""
     fake: Tensor

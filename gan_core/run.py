@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from . import checkpoint
 from .card import DataSource
@@ -38,7 +40,7 @@ class Run:
     path: Path
     variant: Variant
     data: str
-    """As given to ``--data``."""
+    """As given to ``--data``, a folder by its whole path."""
     source: DataSource
     config: TrainConfig
 
@@ -62,27 +64,59 @@ class Run:
         """Where the exported graph and its card lie."""
         return self.path / "export"
 
+    def check_new(self) -> None:
+        """Make sure that the folder isn't there, or is empty.
+
+        Raises:
+            ConfigError: there is something already; the message says how to go on with it.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(
+                f"{self.path} exists already: resume it with --resume, or choose another --run"
+            )
+
     def create(self) -> None:
         """Make the folder and write config.yaml.
 
         Raises:
             ConfigError: there is a run already; the message says how to go on with it.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ConfigError(
-                f"{self.path} exists already: resume it with --resume, or choose another --run"
-            )
+        self.check_new()
+        with self.claimed():
+            pass
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, write config.yaml, and keep others from training it meanwhile.
+
+        Raises:
+            ConfigError: another process trains it, or the folder can't be written.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            self.write_config()
+        except Timeout as error:
+            raise ConfigError(f"{self.path} is being trained by another process") from error
+        except OSError as error:
+            raise ConfigError(f"can't write to {self.path}: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_config(self) -> None:
+        """Write config.yaml, whole or not at all."""
         document = {
             "variant": self.variant.name,
             "data": self.data,
             "source": self.source.model_dump(),
             "config": self.config.model_dump(mode="json"),
         }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-        except OSError as error:
-            raise ConfigError(f"can't create {self.path}: {error}") from error
+        temporary = self.path / ".config.yaml.tmp"
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False))
+        temporary.replace(self.path / "config.yaml")
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
@@ -95,12 +129,12 @@ class Run:
             document = yaml.safe_load((path / "config.yaml").read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} is not a run: {error}") from error
-        needed = {"variant", "data", "source", "config"}
-        if not isinstance(document, dict) or not needed <= document.keys():
-            raise ConfigError(
-                f"{path / 'config.yaml'} doesn't describe a run: it needs "
-                + ", ".join(sorted(needed))
-            )
+        needed = {"variant": str, "data": str, "source": dict, "config": dict}
+        if not isinstance(document, dict) or not all(
+            isinstance(document.get(key), kind) for key, kind in needed.items()
+        ):
+            kinds = ", ".join(f"{key} ({kind.__name__})" for key, kind in needed.items())
+            raise ConfigError(f"{path / 'config.yaml'} doesn't describe a run: it needs {kinds}")
         return document
 
     def latest_checkpoint(self) -> Path:

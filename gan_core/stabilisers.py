@@ -26,6 +26,9 @@ class Stabiliser:
     def on_gradients(self, module: nn.Module) -> None:
         """Called with a network whose gradients are complete and not yet applied."""
 
+    def after_update(self, module: nn.Module) -> None:
+        """Called with a network whose optimiser has just stepped, before anybody else uses it."""
+
     def after_step(self, stats: MutableMapping[str, Tensor], n: int) -> None:
         """Called after a step on ``n`` real images; may add 0-dim detached tensors to stats."""
 

@@ -70,7 +70,7 @@ def checks(variant: Variant, plugins: Plugins | None = None) -> list[Check]:
         Check(f"{name} takes what is exported", partial(_used, check=check))
         for name, check in users.items()
     ]
-    return [*_KIT, *used, *paper]
+    return [Check(one.name, partial(_on_cpu, run=one.run)) for one in (*_KIT, *used, *paper)]
 
 
 def check_variant(variant: Variant, plugins: Plugins | None = None) -> list[CheckResult]:
@@ -115,11 +115,11 @@ def noise_images(config: TrainConfig, n: int = 64) -> Images:
 
 
 def built(variant: Variant, config: TrainConfig) -> Trainer:
-    """A trainer on the CPU with the config's seed."""
+    """A trainer with the config's seed, where this process trains: in a check, on the CPU."""
     from accelerate import Accelerator
 
     seed_everything(config.seed)
-    return variant.build(config, Accelerator(cpu=True))
+    return variant.build(config, Accelerator())
 
 
 def exported(variant: Variant, directory: Path, model: str = "checked") -> tuple[ModelCard, Path]:
@@ -133,8 +133,29 @@ def exported(variant: Variant, directory: Path, model: str = "checked") -> tuple
     return card, directory / "model.onnx"
 
 
+def _on_cpu(variant: Variant, run: Callable[[Variant], None]) -> None:
+    """Run a check on the CPU, where results repeat bit for bit, wherever this process trains."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # accelerate keeps one device per process, in these, and refuses another
+    kinds = (PartialState, AcceleratorState, GradientState)
+    states = [kind._shared_state for kind in kinds]  # noqa: SLF001 (there is no other way)
+    kept = [dict(state) for state in states]
+    for state in states:
+        state.clear()
+    try:
+        Accelerator(cpu=True)
+        run(variant)
+    finally:
+        for state, before in zip(states, kept, strict=True):
+            state.clear()
+            state.update(before)
+
+
 def _batch(config: TrainConfig) -> Batch:
-    return noise_images(config, config.batch_size).batch(np.arange(config.batch_size))
+    images = noise_images(config, config.batch_size)
+    return images.batch(np.arange(config.batch_size)).to(torch.device("cpu"))
 
 
 def _trains(variant: Variant) -> None:
@@ -198,7 +219,7 @@ def _fit(variant: Variant, path: Path, kimg: float, checkpoint_kimg: float) -> P
         run.create()
     from accelerate import Accelerator
 
-    return fit(built(variant, config), images, run, Accelerator(cpu=True), plugins=Plugins([]))
+    return fit(built(variant, config), images, run, Accelerator(), plugins=Plugins([]))
 
 
 def _exports(variant: Variant) -> None:

@@ -55,9 +55,9 @@ class AdversarialStep:
     """A discriminator step on every batch, and a generator step on every ``n_critic``-th.
 
     Real and fake images go through D separately, because BatchNorm would mix their statistics.
-    Fakes are detached in D's step; D's parameters are frozen in G's step. Every step draws
-    fresh z. Most variants are data for this class; one with another algorithm writes its own
-    ``Trainer``.
+    Fakes are detached in D's step; D's parameters are frozen in G's step, and those that were
+    frozen when this was made stay so. Every step draws fresh z. Most variants are data for this
+    class; one with another algorithm writes its own ``Trainer``.
 
     Args:
         G: its network is a ``gan_core.networks.Generator``.
@@ -85,6 +85,7 @@ class AdversarialStep:
         n_critic: Callable[[int], int] = lambda g_steps: 1,
     ) -> None:
         self.raw_G, self.raw_D = G.network, D.network
+        self.learned_by_D = [p for p in D.network.parameters() if p.requires_grad]
         self.G, self.D = accelerator.prepare(G.network), accelerator.prepare(D.network)
         self.optimizer_G = accelerator.prepare(G.optimizer)
         self.optimizer_D = accelerator.prepare(D.optimizer)
@@ -143,7 +144,7 @@ class AdversarialStep:
         self.d_steps, self.g_steps, self.d_steps_since_g = state["counters"]
 
     def _discriminator_step(self, batch: Batch) -> dict[str, Tensor]:
-        self.D.requires_grad_(requires_grad=True)
+        self._let_D_learn(learns=True)
         z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
         with torch.no_grad():
             fake = self._view(self.G(z, batch.label))
@@ -156,14 +157,15 @@ class AdversarialStep:
             "logits/fake": fake_logits.detach().mean(),
         }
         for penalty in self._due_penalties():
-            value = penalty(PenaltyInputs(self.raw_G, self._plain_D(), real, fake, z, batch.label))
+            networks = _plain(self.raw_G), _plain(self.raw_D)
+            value = penalty(PenaltyInputs(*networks, real, fake, z, batch.label))
             stats[f"penalty/{penalty.name}"] = value.detach()
             loss = loss + penalty.interval * value
         self._apply(loss, self.optimizer_D, self.raw_D)
         return stats
 
     def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
-        self.D.requires_grad_(requires_grad=False)
+        self._let_D_learn(learns=False)
         z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
         fake_logits = self.D(self._view(self.G(z, batch.label)), batch.label)
         real_logits = None
@@ -181,9 +183,9 @@ class AdversarialStep:
     def _due_penalties(self) -> list[Penalty]:
         return [penalty for penalty in self.penalties if self.d_steps % penalty.interval == 0]
 
-    def _plain_D(self) -> Callable[..., Tensor]:
-        # accelerate puts autocast around the instance's forward; a penalty needs the float32 one
-        return cast("Callable[..., Tensor]", partial(type(self.raw_D).forward, self.raw_D))
+    def _let_D_learn(self, *, learns: bool) -> None:
+        for parameter in self.learned_by_D:
+            parameter.requires_grad_(learns)
 
     def _apply(self, loss: Tensor, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
         network.zero_grad(set_to_none=True)
@@ -193,6 +195,8 @@ class AdversarialStep:
         for stabiliser in self.stabilisers:
             stabiliser.on_gradients(network)
         self._unwrapped(optimizer).step()
+        for stabiliser in self.stabilisers:
+            stabiliser.after_update(network)
 
     def _unwrapped(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         # accelerate's own step() looks for an optional package on disk, twice: 0.3 ms each time
@@ -200,6 +204,11 @@ class AdversarialStep:
             return optimizer
         plain: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         return plain
+
+
+def _plain(network: nn.Module) -> Callable[..., Tensor]:
+    # accelerate puts autocast around the instance's forward; a penalty needs the float32 one
+    return cast("Callable[..., Tensor]", partial(type(network).forward, network))
 
 
 def sample_prior(latent: LatentInput, n: int, device: torch.device) -> Tensor:

@@ -21,9 +21,11 @@ __all__ = ["PaperCheck", "TrainConfig", "Variant"]
 class TrainConfig(BaseModel):
     """What every variant can be told; a variant adds its own fields with the paper's defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
-    kimg: float = Field(default=1000, gt=0)
+    kimg: float = Field(default=1000, ge=0.001)
     """Budget: 10³ real images seen by the discriminator."""
     batch_size: int = Field(default=64, ge=2)
     """Images per discriminator step and process."""

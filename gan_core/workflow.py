@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from . import checkpoint
 from .card import DataSource, ModelCard
-from .data import Images, open_data
+from .data import Images, TrainingData, open_data
 from .errors import CheckpointError, ConfigError, TrainingDiverged
 from .evaluation import evaluate
 from .export import export, write_card
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from .card import Score
     from .loop import Progress
     from .plugins import Plugins
+    from .trainer import Trainer
     from .variant import TrainConfig, Variant
 
 __all__ = [
+    "absolute",
     "configured",
     "evaluate_run",
     "export_run",
@@ -37,7 +40,8 @@ __all__ = [
     "train",
 ]
 
-FROM_DATA = ("channels", "classes")
+FROM_DATA = {"channels": False, "classes": False, "resolution_px": True}
+"""What the data say of a configuration, and whether a setting may say otherwise."""
 
 
 def configured(variant: Variant, settings: Mapping[str, Any], images: Images) -> TrainConfig:
@@ -46,31 +50,32 @@ def configured(variant: Variant, settings: Mapping[str, Any], images: Images) ->
     Raises:
         ConfigError: a setting is unknown, out of range, or belongs to the data.
     """
-    for name in FROM_DATA:
-        if name in settings:
+    for name, can_be_set in FROM_DATA.items():
+        if name in settings and not can_be_set:
             raise ConfigError(f"{name} comes from the data and can't be set")
-    shape = {
-        "resolution_px": images.resolution_px,
-        "channels": images.channels,
-        "classes": images.classes,
-    }
+    shape = {name: getattr(images, name) for name in FROM_DATA}
     return _validated(variant, {**settings, **shape})
 
 
 def start_run(
     path: Path, variant: Variant, data: str, settings: Mapping[str, Any], plugins: Plugins
 ) -> tuple[Run, Images]:
-    """A new run's folder, and its training set.
+    """A new run, whose folder ``train`` makes, and its training set.
+
+    Of several processes the main one decodes the data; the others wait.
 
     Raises:
         ConfigError, DataError, PluginError: see the message; no folder was made.
     """
     checked = _validated(variant, settings)  # before anything is downloaded or decoded
     side_px = checked.resolution_px if "resolution_px" in settings else None
-    _, images = open_data(data, side_px, plugins)
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
+        _, images = open_data(data, side_px, plugins)
     config = configured(variant, settings, images)
-    run = Run(path, variant, data, images.source, config)
-    run.create()
+    next(images.batches(config.batch_size, seed=0, world=accelerator.num_processes))
+    run = Run(path, variant, absolute(data), images.source, config)
+    run.check_new()
     return run, images
 
 
@@ -97,7 +102,8 @@ def open_images(run: Run, plugins: Plugins) -> Images:
     Raises:
         ConfigError: the data isn't what the run was started with.
     """
-    _, images = open_data(run.data, run.config.resolution_px, plugins)
+    with Accelerator().main_process_first():
+        _, images = open_data(run.data, run.config.resolution_px, plugins)
     if images.source.fingerprint != run.source.fingerprint:
         raise ConfigError(
             f"{run.data} has changed since {run.path} was started "
@@ -107,18 +113,22 @@ def open_images(run: Run, plugins: Plugins) -> Images:
     return images
 
 
-def train(run: Run, images: Images, plugins: Plugins, progress: Progress | None = None) -> Path:
+def train(run: Run, data: TrainingData, plugins: Plugins, progress: Progress | None = None) -> Path:
     """Train or continue a run; returns its last checkpoint.
+
+    config.yaml says afterwards what the run was continued with.
 
     Raises:
         TrainingDiverged, CheckpointError, Interrupted: as ``fit``.
     """
     accelerator = Accelerator()
     seed_everything(run.config.seed)
-    trainer = run.variant.build(run.config, accelerator)
+    trainer = _built(run, accelerator)
     seed_everything(run.config.seed + accelerator.process_index)
     try:
-        return fit(trainer, images, run, accelerator, plugins=plugins, progress=progress)
+        with run.claimed() if accelerator.is_main_process else nullcontext():
+            accelerator.wait_for_everyone()
+            return fit(trainer, data, run, accelerator, plugins=plugins, progress=progress)
     except OSError as error:
         raise CheckpointError(f"can't write to {run.path}: {error}") from error
     except TrainingDiverged as error:
@@ -126,6 +136,22 @@ def train(run: Run, images: Images, plugins: Plugins, progress: Progress | None 
         safe = f"the last healthy checkpoint is {last}" if last else "no checkpoint was saved yet"
         error.add_note(f"{safe}; try a lower learning rate, or a penalty such as R1")
         raise
+
+
+def _built(run: Run, accelerator: Accelerator) -> Trainer:
+    try:
+        return run.variant.build(run.config, accelerator)
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"can't build {run.variant.name} with these settings: {first}") from error
+
+
+def absolute(data: str) -> str:
+    """``--data`` as it is stored: a folder doesn't depend on where the command was typed."""
+    name, _, argument = data.partition(":")
+    if name != "folder" or not argument:
+        return data
+    return f"folder:{Path(argument).expanduser().resolve()}"
 
 
 def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCard:
@@ -137,10 +163,10 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
         ConfigError: ``model`` isn't a model name.
     """
     config = run.config
-    trainer = run.variant.build(config, Accelerator())
-    state = checkpoint.load(run.latest_checkpoint())
-    trainer.load(state["trainer"])
+    trainer = _built(run, Accelerator())
+    state = checkpoint.restore(trainer, run.latest_checkpoint())
     generator = trainer.generator().eval()
+    scored = _read_card_if_any(run.export)
     try:
         card = export(
             run.variant.served(generator, config),
@@ -153,7 +179,23 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
         )
     except ValidationError as error:
         raise ConfigError(_explained(error)) from error
+    card = _with_scores_of(card, run.export, scored)
     plugins.notify("ganforge_exported", card=card, path=run.export / "model.onnx")
+    return card
+
+
+def _read_card_if_any(directory: Path) -> ModelCard | None:
+    with suppress(ConfigError):
+        return read_card(directory)
+    return None
+
+
+def _with_scores_of(card: ModelCard, directory: Path, scored: ModelCard | None) -> ModelCard:
+    """The card with the scores of an earlier export of the very same graph."""
+    if scored is None or scored.sha256 != card.sha256 or not scored.metrics:
+        return card
+    card = card.model_copy(update={"metrics": scored.metrics})
+    write_card(directory, card)
     return card
 
 
@@ -165,8 +207,10 @@ def read_card(directory: Path) -> ModelCard:
     """
     try:
         return ModelCard.model_validate_json((directory / "card.json").read_bytes())
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise ConfigError(f"{directory} holds no exported generator: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{directory / 'card.json'}: {_explained(error)}") from error
 
 
 def evaluate_run(
@@ -188,11 +232,17 @@ def evaluate_run(
     Raises:
         ConfigError, PluginError: a name is unknown, or there are too few images.
     """
-    chosen = [plugins.pick("metric", name, plugins.metrics) for name in metrics]
+    names = dict.fromkeys(metrics)
+    chosen = [plugins.pick("metric", name, plugins.metrics) for name in names]
     dataset, images = open_data(data or run.data, run.config.resolution_px, plugins)
     source = plugins.pick(
         "feature extractor", extractor or dataset.extractor, plugins.feature_extractors
     )
+    if images.channels != run.config.channels:
+        raise ConfigError(
+            f"{images.source.name} has {images.channels} channels, {run.path} makes images of "
+            f"{run.config.channels}: the scores wouldn't compare"
+        )
     card = _current_export(run, plugins)
     scores = evaluate(
         run.export / "model.onnx",
@@ -205,17 +255,19 @@ def evaluate_run(
         ema=run.config.ema_halflife_kimg > 0,
         progress=progress,
     )
-    kept = [old for old in card.metrics if old.provenance != scores[0].provenance]
+    measured = {(score.metric, score.provenance) for score in scores}
+    kept = [old for old in card.metrics if (old.metric, old.provenance) not in measured]
     write_card(run.export, card.model_copy(update={"metrics": (*kept, *scores)}))
     return scores
 
 
 def _current_export(run: Run, plugins: Plugins) -> ModelCard:
-    if (run.export / "card.json").exists():
-        card = read_card(run.export)
-        if card.trained_kimg == float(run.latest_checkpoint().name):
-            return card
-    return export_run(run, plugins)
+    if not (run.export / "card.json").exists():
+        return export_run(run, plugins)
+    card = read_card(run.export)
+    if card.trained_kimg == float(run.latest_checkpoint().name):
+        return card
+    return export_run(run, plugins, card.model)
 
 
 def _model_name(run: Run) -> str:
@@ -226,7 +278,7 @@ def _model_name(run: Run) -> str:
 def _known(variant: Variant, settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name not in variant.config.model_fields:
-            close = difflib.get_close_matches(name, variant.config.model_fields, n=1)
+            close = difflib.get_close_matches(str(name), variant.config.model_fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
                 f"{variant.name} has no setting {name!r}{hint} "

@@ -173,7 +173,8 @@ def _read_source(source: Path, model: str | None) -> tuple[ModelCard, bytes]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise PublishError(f"{where}: {first['msg']} (given {first['input']!r})") from error
+        field = f"{where}: {first['msg']} (given {first['input']!r})" if where else first["msg"]
+        raise PublishError(f"{source / 'card.json'}: {field}") from error
     actual = hashlib.sha256(graph).hexdigest()
     if actual != card.sha256:
         raise PublishError(

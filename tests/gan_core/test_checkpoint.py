@@ -105,6 +105,23 @@ def test_saving_replaces_one_of_the_same_name(tmp_path: Path) -> None:
     assert checkpoint.load(path) == {"a": 2}
 
 
+def test_a_replacement_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint.save(tmp_path, "1", {"a": 1})
+    rename = type(path).rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError("disk full")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", full)
+    with pytest.raises(CheckpointError, match="disk full; earlier checkpoints are intact"):
+        checkpoint.save(tmp_path, "1", {"a": 2})
+    assert checkpoint.load(path) == {"a": 1}
+
+
 def test_an_unwritable_place_is_one_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"can't write checkpoint .*file/1: .*intact"):

@@ -265,7 +265,7 @@ def test_wrong_usage_exits_2_and_says_what_is_wrong(
         (["--set", "lrr=1"], "vanilla has no setting 'lrr'; did you mean 'lr'?"),
         (["--set", "channels=3"], "channels comes from the data and can't be set"),
         (["--config", "/no/such.yaml"], "can't read /no/such.yaml"),
-        (["--kimg", "0"], "kimg: Input should be greater than 0 (given 0.0)"),
+        (["--kimg", "0"], "kimg: Input should be greater than or equal to 0.001 (given 0.0)"),
     ],
 )
 def test_a_setting_that_cannot_be_used_exits_1_and_makes_no_folder(
@@ -304,6 +304,13 @@ def test_a_failure_is_raised_as_it_is_with_debug(monkeypatch: pytest.MonkeyPatch
 def test_the_printed_configuration_is_accepted_as_it_is(invoke: Invoke, vanilla: Variant) -> None:
     _, printed, _ = invoke("config", "vanilla")
     assert vanilla.config.model_validate(yaml.safe_load(printed)) == vanilla.config()
+
+
+def test_the_printed_configuration_leaves_to_the_data_what_comes_from_them(invoke: Invoke) -> None:
+    lines = invoke("config", "vanilla")[1].splitlines()
+    assert "# resolution_px: 32" in lines
+    settings = yaml.safe_load("\n".join(lines))
+    assert settings.keys() & {"resolution_px", "channels", "classes"} == set()
 
 
 def test_every_printed_setting_says_what_it_is(invoke: Invoke) -> None:

@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_core.card import DataSource
-from gan_core.data import Batch, Images, batches, fingerprint, open_data
+from gan_core.data import Batch, Images, fingerprint, open_data
 from gan_core.errors import DataError, PluginError
 
 if TYPE_CHECKING:
     from gan_core.plugins import Plugins
+
+
+CPU = torch.device("cpu")
 
 
 def numbered(n: int) -> Images:
@@ -27,7 +30,7 @@ def numbered(n: int) -> Images:
 
 def order(images: Images, size: int, steps: int, **where: int) -> list[list[int]]:
     """Labels of the first batches."""
-    found = islice(batches(images, size, **{"seed": 0, **where}), steps)
+    found = islice(images.batches(size, **{"seed": 0, **where}), steps)
     return [batch.label.tolist() for batch in found if batch.label is not None]
 
 
@@ -74,18 +77,18 @@ def test_the_largest_seed_is_accepted() -> None:
 
 def test_a_set_smaller_than_the_batch_is_refused() -> None:
     with pytest.raises(DataError, match="numbered has 3 images, fewer than the batch of 4"):
-        next(batches(numbered(3), 4, seed=0))
+        next(numbered(3).batches(4, seed=0))
 
 
 def test_pixels_become_floats_from_minus_one_to_one() -> None:
     pixels = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
     images = Images(pixels, DataSource(name="a", fingerprint="0"))
-    batch = images.batch(np.arange(3))
+    batch = images.batch(np.arange(3)).to(CPU)
     torch.testing.assert_close(batch.real.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
 
 
 def test_labels_stay_with_their_images() -> None:
-    batch = numbered(20).batch(np.array([7, 3, 11]))
+    batch = numbered(20).batch(np.array([7, 3, 11])).to(CPU)
     assert batch.label is not None
     back = ((batch.real + 1) * 127.5).round()[:, 0, 0, 0]
     assert back.tolist() == batch.label.tolist() == [7, 3, 11]
@@ -103,9 +106,22 @@ def test_moving_a_batch_moves_all_of_it() -> None:
     assert [part.device.type for part in parts if part is not None] == ["meta"] * 4
 
 
-def test_a_batch_that_is_there_already_stays() -> None:
-    batch = Batch(torch.zeros(1))
-    assert batch.to(torch.device("cpu")) is batch
+def test_what_is_there_already_is_not_copied() -> None:
+    images = torch.zeros(1)
+    assert Batch(images).to(CPU).real is images
+
+
+def test_images_travel_as_bytes_and_become_floats_on_the_device() -> None:
+    stored = numbered(2).batch(np.arange(2))
+    moved = stored.to(torch.device("meta"))
+    assert (stored.real.dtype, moved.real.dtype) == (torch.uint8, torch.float32)
+
+
+def test_an_image_to_image_source_is_scaled_like_the_target() -> None:
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    batch = Batch(levels, source=levels).to(CPU)
+    assert batch.source is not None
+    assert torch.equal(batch.source, batch.real)
 
 
 @pytest.mark.parametrize("part", ["pixels", "shape", "labels", "no labels"])

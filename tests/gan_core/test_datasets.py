@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 import zlib
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan_core.data import Images, open_data
-from gan_core.datasets import DATASETS, cache_dir, decode
+from gan_core.data import Images, fingerprint, open_data
+from gan_core.datasets import DATASETS, FORMATS, SUFFIXES, cache_dir, decode
 from gan_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def test_the_second_opening_reads_the_cache_and_is_equal(
     tmp_path: Path, open_folder: Callable[..., Images], cache: Path
 ) -> None:
     first = open_folder(classes(tmp_path))
-    (cached,) = (cache / "folders").iterdir()
+    (cached,) = (cache / "folders").glob("*.npy")
     written = cached.stat().st_mtime_ns
     second = open_folder(tmp_path)
     assert (second.source, cached.stat().st_mtime_ns) == (first.source, written)
@@ -287,6 +288,46 @@ def test_the_same_pictures_elsewhere_have_the_same_fingerprint(
         shutil.copy2(tmp_path / "one.png", tmp_path / name)
     here, there = (open_folder(tmp_path / name) for name in ("here", "there"))
     assert here.source.fingerprint == there.source.fingerprint
+
+
+def test_touching_a_file_leaves_the_fingerprint(
+    tmp_path: Path, open_folder: Callable[..., Images]
+) -> None:
+    first = open_folder(classes(tmp_path))
+    os.utime(tmp_path / "ant" / "deeper" / "0.png", (1, 1))
+    assert open_folder(tmp_path).source == first.source
+
+
+def test_a_folders_fingerprint_is_that_of_its_pixels_and_labels(
+    tmp_path: Path, open_folder: Callable[..., Images]
+) -> None:
+    images = open_folder(classes(tmp_path))
+    assert images.source.fingerprint == fingerprint(images.pixels, images.labels)
+
+
+def test_half_written_files_of_killed_processes_are_removed(
+    tmp_path: Path, open_folder: Callable[..., Images], cache: Path
+) -> None:
+    (cache / "folders").mkdir()
+    abandoned, alive = (cache / "folders" / name for name in ("a.1.tmp", "b.2.tmp"))
+    for path in (abandoned, alive):
+        path.touch()
+    os.utime(abandoned, (1, 1))
+    flat().save(tmp_path / "a.png")
+    open_folder(tmp_path)
+    assert list((cache / "folders").glob("*.tmp")) == [alive]
+
+
+def test_a_file_of_another_format_is_refused_whatever_its_suffix(tmp_path: Path) -> None:
+    flat().save(tmp_path / "a.ppm")
+    (tmp_path / "a.ppm").rename(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: cannot identify"):
+        decode(tmp_path / "a.png", 8, 3)
+
+
+def test_every_suffix_has_its_format() -> None:
+    formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
+    assert formats == set(FORMATS)
 
 
 def test_a_cache_that_cannot_be_written_is_one_error(

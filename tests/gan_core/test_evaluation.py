@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,31 @@ def naive_kid(real: Features, fake: Features) -> float:
 def test_kid_equals_the_sum_over_all_pairs() -> None:
     real, fake = correlated(12, 5, 0), correlated(9, 5, 1)
     assert kid(real, fake) == pytest.approx(naive_kid(real, fake), rel=1e-10)
+
+
+def test_kid_by_blocks_equals_kid_by_matrices() -> None:
+    real, fake = correlated(1500, 5, 0), correlated(2100, 5, 1)
+    n, m, dim = len(real), len(fake), 5
+    same_real, same_fake, across = (
+        (a @ b.T / dim + 1) ** 3 for a, b in ((real, real), (fake, fake), (real, fake))
+    )
+    expected = (
+        (same_real.sum() - np.trace(same_real)) / (n * (n - 1))
+        + (same_fake.sum() - np.trace(same_fake)) / (m * (m - 1))
+        - 2 * across.mean()
+    )
+    assert kid(real, fake) == pytest.approx(expected, rel=1e-12)
+
+
+def test_kid_never_holds_all_pairs_at_once() -> None:
+    rows = correlated(4000, 2, 0)
+    tracemalloc.start()
+    try:
+        kid(rows, rows)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4000 * 4000 * 8 / 2
 
 
 def test_kid_is_unbiased_for_one_distribution() -> None:

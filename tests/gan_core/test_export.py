@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from gan_core.card import DataSource, ImageInput, Input, LabelInput, LatentInput, ModelCard
 from gan_core.errors import ExportError
-from gan_core.export import IR_VERSION, OPSET, ServedGenerator, export, to_uint8_nhwc, write_card
+from gan_core.export import (
+    IR_VERSION,
+    OPSET,
+    ServedGenerator,
+    _oblong,
+    export,
+    to_uint8_nhwc,
+    write_card,
+)
 from gan_core.latents import draw, seed_range
 
 if TYPE_CHECKING:
@@ -257,6 +265,60 @@ def test_an_image_model_takes_any_size(tmp_path: Path) -> None:
     image = session.run(None, {"source": source})[0]
     np.testing.assert_array_equal(image, source.repeat(2, 1).repeat(2, 2))
     assert (card.output.height, card.output.width, card.output.scale) == (None, None, 2)
+
+
+class Fixed(Doubled):
+    """Always 32×32, whatever it is asked with."""
+
+    def forward(self, source: Tensor) -> Tensor:
+        images = source.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return nn.functional.interpolate(images, size=(32, 32))
+
+
+def test_an_image_model_is_tried_with_an_oblong_source(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"the image is \(32, 32\) px for source\(2, 17, 18, 3\)"):
+        exported(tmp_path, Fixed(), (ImageInput(channels=3),), scale=2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sides"),
+    [
+        ({}, (17, 18)),
+        ({"multiple_of": 8}, (24, 32)),
+        ({"max_side_px": 16}, (15, 14)),
+        ({"multiple_of": 8, "max_side_px": 24}, (24, 8)),
+        ({"multiple_of": 8, "min_side_px": 16, "max_side_px": 24}, (24, 16)),
+        ({"min_side_px": 16, "max_side_px": 16}, (16, 16)),
+    ],
+    ids=str,
+)
+def test_an_oblong_source_keeps_within_the_inputs_limits(
+    limits: dict[str, int], sides: tuple[int, int]
+) -> None:
+    inputs = (ImageInput.model_validate(limits),)
+    source = _oblong(inputs, draw(inputs, [1, 2]))["source"]
+    assert source.shape == (2, *sides, 3)
+
+
+class SometimesNoisy(Generator):
+    """Draws its noise in one branch of an If."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        noisy: Tensor = torch.cond(
+            z.sum() > 0, lambda z: z + torch.randn_like(z), lambda z: z.clone(), (z,)
+        )
+        return super().forward(noisy)
+
+
+def test_random_numbers_are_found_in_the_branches_of_a_graph(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="the graph draws random numbers"):
+        exported(tmp_path, SometimesNoisy())
+
+
+def test_exporting_leaves_the_callers_module_as_it_was(tmp_path: Path) -> None:
+    network = Generator().train()
+    exported(tmp_path, network)
+    assert network.training
 
 
 @pytest.mark.parametrize(

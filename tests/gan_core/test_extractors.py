@@ -30,7 +30,7 @@ def classifier() -> Extractor:
 
 
 def test_the_classifier_knows_the_digits(digits: Images) -> None:
-    batch = digits.batch(np.arange(len(digits)))
+    batch = digits.batch(np.arange(len(digits))).to(torch.device("cpu"))
     with torch.no_grad():
         _, logits = digits_classifier()(batch.real)
     assert batch.label is not None

@@ -51,7 +51,7 @@ def test_what_is_there_is_not_overwritten(run: Run, kind: str) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_error(run: Run) -> None:
     run.path.parent.write_text("a file")
-    with pytest.raises(ConfigError, match=f"can't create {run.path}"):
+    with pytest.raises(ConfigError, match=f"can't write to {run.path}"):
         run.create()
 
 
@@ -59,7 +59,7 @@ def test_a_place_that_cannot_be_written_is_one_error(run: Run) -> None:
     ("content", "message"),
     [
         (None, "is not a run: .*No such file"),
-        (b"", "doesn't describe a run: it needs config, data, source, variant"),
+        (b"", "doesn't describe a run: it needs variant .str., data .str."),
         (b"[1, 2]", "doesn't describe a run"),
         (b"other: 1", "doesn't describe a run"),
         (b"variant: dcgan\ndata: digits\nconfig: {}", "doesn't describe a run"),
@@ -120,3 +120,14 @@ def test_a_folder_tells_its_parts(run: Run) -> None:
     parts = (run.checkpoints, run.samples, run.metrics, run.export)
     names = ["checkpoints", "samples", "metrics.jsonl", "export"]
     assert [str(part.relative_to(run.path)) for part in parts] == names
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(run: Run) -> None:
+    with (
+        run.claimed(),
+        pytest.raises(ConfigError, match="is being trained by another process"),
+        run.claimed(),
+    ):
+        raise AssertionError("claimed twice")
+    with run.claimed():
+        assert (run.path / "config.yaml").exists()

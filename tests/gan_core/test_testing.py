@@ -284,6 +284,22 @@ def test_noise_has_the_shape_and_classes_of_the_configuration(vanilla: Variant) 
     assert (images.pixels.shape, images.labels.tolist()) == ((6, 3, 8, 8), [0, 1, 2] * 2)
 
 
+def test_a_check_runs_on_the_cpu_whatever_this_process_trains_on(vanilla: Variant) -> None:
+    # as on a machine with a GPU, where the process has chosen it already
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+
+    accelerator = Accelerator()
+    before = PartialState().device
+    accelerator.state.device = PartialState().device = torch.device("meta")
+    try:
+        (result,) = run_checks(vanilla, [named(vanilla, TRAINS)])
+        after = Accelerator().device
+    finally:
+        accelerator.state.device = PartialState().device = before
+    assert (result.error, after) == (None, torch.device("meta"))
+
+
 def test_an_exported_variant_is_named_as_asked(vanilla: Variant, tmp_path: Any) -> None:
     card, graph = exported(vanilla, tmp_path, model="toy")
     assert (card.model, card.variant, graph.is_file()) == ("toy", "vanilla", True)

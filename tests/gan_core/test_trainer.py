@@ -72,8 +72,9 @@ def step_of(
     stabilisers: Sequence[Stabiliser] = (),
     ema: bool = False,
     n_critic: Callable[[int], int] = lambda g_steps: 1,
+    D: Discriminator | None = None,
 ) -> AdversarialStep:
-    G, D = Generator(), Discriminator()
+    G, D = Generator(), D or Discriminator()
     return AdversarialStep(
         Player(G, torch.optim.Adam(G.parameters(), lr)),
         Player(D, torch.optim.Adam(D.parameters(), lr)),
@@ -260,6 +261,9 @@ class Marks(Stabiliser):
         assert all(p.grad is not None for p in module.parameters())
         self.log.append(type(module).__name__)
 
+    def after_update(self, module: nn.Module) -> None:
+        self.log.append(f"{type(module).__name__} updated")
+
     def after_step(self, stats: Any, n: int) -> None:
         self.log.append("after")
         self.images += n
@@ -268,7 +272,53 @@ class Marks(Stabiliser):
 def test_stabilisers_are_called_in_the_order_of_a_step(accelerator: Accelerator) -> None:
     marks = Marks()
     step_of(accelerator, stabilisers=[marks]).step(batch())
-    assert marks.log == ["view", "view", "Discriminator", "view", "Generator", "after"]
+    assert marks.log == [
+        *("view", "view", "Discriminator", "Discriminator updated"),
+        *("view", "Generator", "Generator updated"),
+        "after",
+    ]
+
+
+class ClipWeights(Stabiliser):
+    def after_update(self, module: nn.Module) -> None:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.clamp_(-0.01, 0.01)
+
+
+def test_weights_clipped_after_an_update_are_those_the_generator_learns_from(
+    accelerator: Accelerator,
+) -> None:
+    trainer = step_of(accelerator, loss=Wasserstein(), stabilisers=[ClipWeights()])
+    stats = trainer.step(batch())
+    # |D(x)| of four pixels within [-1, 1]: four weights and a bias of at most 0.01 each
+    assert abs(stats["loss/G"].item()) <= 0.05
+
+
+def test_what_an_author_froze_stays_frozen(accelerator: Accelerator) -> None:
+    D = Discriminator()
+    D.layer.bias.requires_grad = False
+    trainer = step_of(accelerator, D=D)
+    before = D.layer.bias.clone()
+    for _ in range(2):
+        trainer.step(batch())
+    assert (D.layer.bias.requires_grad, torch.equal(D.layer.bias, before)) == (False, True)
+
+
+def test_a_penalty_computes_in_float32_under_autocast(bf16_accelerator: Accelerator) -> None:
+    dtypes: list[torch.dtype] = []
+
+    def term(inputs: PenaltyInputs) -> Tensor:
+        images = inputs.generator(inputs.z)
+        logits = inputs.discriminator(images)
+        dtypes.extend([images.dtype, logits.dtype])
+        exact = torch.tanh(inputs.z @ trainer.raw_G.layer.weight.T + trainer.raw_G.layer.bias)  # type: ignore[operator, union-attr] # the fake's
+        torch.testing.assert_close(images.flatten(1), exact)
+        return logits
+
+    trainer = step_of(bf16_accelerator, penalties=[Penalty("exact", 1.0, term)])
+    trainer.step(batch())
+    assert dtypes == [torch.float32] * 2
 
 
 def test_all_that_the_discriminator_sees_is_viewed(accelerator: Accelerator) -> None:
