@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
 
 
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 OF_PROXIES: dict[int, type[ServiceError]] = {
     429: QueueFull,
     502: Unavailable,
@@ -86,7 +87,9 @@ def _http_client(url: str) -> httpx.AsyncClient:
     except httpx.InvalidURL as error:
         raise ConfigError(f"{url!r} is not an address: {error}") from error
     # OpenAI's clients take the address with /v1, ours without: both are understood
-    return httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"))
+    base_url = url.rstrip("/").removesuffix("/v1")
+    # no proxy of the environment lies between a machine and itself
+    return httpx.AsyncClient(base_url=base_url, trust_env=parsed.host not in LOOPBACK)
 
 
 class ServiceTransport:

@@ -189,6 +189,7 @@ class TritonEngine:
             self._connected = InferenceServerClient(
                 self._address,
                 channel_args=[
+                    ("grpc.enable_http_proxy", 0),  # Triton is of the same cluster or machine
                     ("grpc.max_receive_message_length", -1),
                     ("grpc.max_send_message_length", -1),
                     ("grpc.initial_reconnect_backoff_ms", 100),

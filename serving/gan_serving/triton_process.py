@@ -259,7 +259,8 @@ def _is_live(port: int) -> bool | None:
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.utils import InferenceServerException
 
-    with InferenceServerClient(f"127.0.0.1:{port}") as client:
+    direct = [("grpc.enable_http_proxy", 0)]  # no proxy lies between a machine and itself
+    with InferenceServerClient(f"127.0.0.1:{port}", channel_args=direct) as client:
         try:
             return bool(client.is_server_live(client_timeout=1))
         except InferenceServerException:

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from gan_core.variant import Variant
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_environment(own_cache: Path) -> Iterator[None]:
     """Nothing is read from, or left in, the user's cache; no request leaves the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GANFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GANFORGE_CACHE", str(own_cache))
         for name in ("http_proxy", "https_proxy"):
             patch.setenv(name, "http://127.0.0.1:9")  # refused at once
         patch.setenv("OMP_NUM_THREADS", "1")

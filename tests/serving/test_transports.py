@@ -9,10 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gan_client import Client
 from gan_client.transports import HttpTransport, ServiceTransport, open_transport
 from gan_core.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
 from gan_serving.schema import parsed
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.processes import Serving
 
 
 @pytest.mark.parametrize("url", ["http://host:8080", "https://host", "triton://host:8001"])
@@ -101,3 +103,12 @@ def test_a_proxys_bare_answer_is_told_by_its_status(status: int, kind: type[Exce
     )
     with pytest.raises(kind, match=str(status)):
         asyncio.run(HttpTransport(http).models())
+
+
+def test_a_proxy_of_the_environment_does_not_come_between_a_machine_and_itself(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Serving(repository, "ort") as serving:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        with Client(serving.url, max_retries=0) as client:
+            assert "marked" in [card.model for card in client.models.list()]

@@ -150,3 +150,18 @@ def test_a_call_whose_connection_is_closed_under_it_is_unavailable(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         using(f"127.0.0.1:{silent.getsockname()[1]}", work)
+
+
+def test_a_proxy_of_the_environment_is_not_asked(
+    triton: LocalTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+    async def live() -> bool:
+        engine = TritonEngine(triton.address)
+        try:
+            return await engine.live()
+        finally:
+            await engine.close()
+
+    assert asyncio.run(live())
