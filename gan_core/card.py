@@ -30,6 +30,8 @@ __all__ = [
 
 NAME_PATTERN = r"^[a-z0-9_]+$"
 OUTPUT_NAME = "image"
+PARITY_LEVELS = 1
+"""Largest accepted difference between torch and the exported graph, in levels of 255."""
 
 
 class TensorSpec(NamedTuple):

@@ -24,7 +24,7 @@ import onnx
 import torch
 from torch import nn
 
-from .card import OUTPUT_NAME, DataSource, ImageOutput, Input, ModelCard
+from .card import OUTPUT_NAME, PARITY_LEVELS, DataSource, ImageOutput, Input, ModelCard
 from .errors import ExportError
 from .latents import draw, seed_range
 
@@ -46,7 +46,6 @@ __all__ = [
 OPSET = 18
 IR_VERSION = 8
 PARITY_BATCHES = (1, 2, 7, 32)
-PARITY_LEVELS = 1
 RANDOM_OPS = frozenset(
     {
         "Bernoulli",

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from gan_core.card import NAME_PATTERN, OUTPUT_NAME, ModelCard, TensorSpec
+from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard, TensorSpec
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw, seed_range
 
@@ -48,7 +48,6 @@ VERSIONS_WARM = 2
 NAME_LENGTH = 64
 CARD_KEY = "ganforge.card"
 SCRATCH = ".publish-"
-PARITY_LEVELS = 1
 READABLE_IR_VERSION, READABLE_OPSET = 9, 20
 """What onnxruntime 1.17 reads, and with it every Triton container since 24.02."""
 TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}

@@ -127,3 +127,17 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     done = ganforge(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("newest", "published"), [("000000.000", True), ("000000.500", False)])
+def test_an_export_is_published_only_if_it_is_of_the_newest_checkpoint(
+    tmp_path: Path, newest: str, published: bool
+) -> None:
+    run = tmp_path / "run"
+    write_export(run / "export", "marked")
+    (run / "config.yaml").touch()
+    (run / "checkpoints" / newest).mkdir(parents=True)
+    done = ganforge("publish", run, "--repository", tmp_path / "repository")
+    assert (done.returncode == 0) is published, done.stderr
+    assert ("the newest checkpoint of 0.5" in done.stderr) is not published
+    assert (tmp_path / "repository" / "marked").exists() is published

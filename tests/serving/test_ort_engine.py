@@ -122,6 +122,16 @@ def test_a_graph_that_cannot_be_loaded_is_unavailable(own: Path) -> None:
         using(own, lambda engine: engine.infer("marked", INPUTS, None, 10))
 
 
+def test_what_serves_goes_on_serving_while_its_configuration_is_unreadable(own: Path) -> None:
+    async def ask(engine: OrtEngine) -> bool:
+        before = await engine.infer("marked", INPUTS, None, 10)
+        (own / "marked" / "config.pbtxt").write_text("{{{")
+        after = await engine.infer("marked", INPUTS, None, 10)
+        return bool((before.image == after.image).all())
+
+    assert using(own, ask)
+
+
 def test_without_a_repository_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no such folder"):
         OrtEngine(tmp_path / "nothing")

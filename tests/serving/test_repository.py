@@ -249,6 +249,12 @@ refusals: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: change_a_byte(write_export(folder, "marked")),
         "has sha256 .* its card says .*: export again",
     ),
+    "16 bits": (
+        lambda folder: write_export(
+            folder, "marked", output=WATERMARK_OUTPUT.model_copy(update={"bit_depth": 16})
+        ),
+        "16-bit images can't be served",
+    ),
     "failed parity": (
         lambda folder: write_export(folder, "marked", parity_levels=2),
         "differs from torch by 2 levels; at most 1",
