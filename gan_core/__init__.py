@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .card import ModelCard
     from .hookspecs import hookimpl
+    from .toolbox import AdversarialConfig
     from .variant import PaperCheck, TrainConfig, Variant
 
-__all__ = ["ModelCard", "PaperCheck", "TrainConfig", "Variant", "hookimpl"]
+__all__ = [
+    "AdversarialConfig",
+    "ModelCard",
+    "PaperCheck",
+    "TrainConfig",
+    "Variant",
+    "hookimpl",
+]
 
 _MODULES = {
+    "AdversarialConfig": "toolbox",
     "ModelCard": "card",
     "PaperCheck": "variant",
     "TrainConfig": "variant",

@@ -15,23 +15,26 @@ __all__ = ["ganforge_datasets", "ganforge_feature_extractors", "ganforge_metrics
 
 @hookimpl
 def ganforge_datasets() -> list[Dataset]:
-    """digits, folder:PATH and torchvision's sets."""
+    """digits, folder:PATH, torchvision's sets, and points in the plane."""
     from .datasets import DATASETS
+    from .points import DATASETS as POINTS
 
-    return list(DATASETS)
+    return [*DATASETS, *POINTS]
 
 
 @hookimpl
 def ganforge_metrics() -> list[Metric]:
-    """FID and KID."""
+    """FID, KID, and how many modes of points are covered."""
     from .evaluation import METRICS
+    from .points import METRICS as OF_POINTS
 
-    return list(METRICS)
+    return [*METRICS, *OF_POINTS]
 
 
 @hookimpl
 def ganforge_feature_extractors() -> list[FeatureExtractor]:
-    """A classifier trained on the embedded digits, and plain pixels."""
+    """A classifier trained on the embedded digits, plain pixels, and distances to modes."""
     from .extractors import EXTRACTORS
+    from .points import EXTRACTORS as OF_POINTS
 
-    return list(EXTRACTORS)
+    return [*EXTRACTORS, *OF_POINTS]

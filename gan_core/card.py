@@ -21,6 +21,7 @@ __all__ = [
     "LatentInput",
     "ModelCard",
     "Provenance",
+    "Resampling",
     "Score",
     "StyleInput",
     "TensorSpec",
@@ -47,6 +48,23 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class Resampling(_Frozen):
+    """Truncation of a normal latent: elements beyond ±threshold are drawn again.
+
+    Brock et al. 2019, §3.1: less is more typical and less varied.
+    """
+
+    minimum: float = Field(default=0.04, gt=0)
+    maximum: float = Field(default=2.0, gt=0)
+    """Thresholds that a request may ask for; untruncated where it names none."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Resampling:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+
 class LatentInput(_Frozen):
     """Input latent z: float32 [N, dim], drawn from the prior the generator was trained on."""
 
@@ -56,6 +74,14 @@ class LatentInput(_Frozen):
     """Length of z."""
     distribution: Literal["normal", "uniform"] = "normal"
     """Prior per element: standard normal, or uniform on [-1, 1]."""
+    truncation: Resampling | None = None
+    """Whether the prior can be truncated, and how far."""
+
+    @model_validator(mode="after")
+    def _only_a_normal_is_truncated(self) -> LatentInput:
+        if self.truncation and self.distribution != "normal":
+            raise ValueError("only a normal latent can be truncated")
+        return self
 
     @property
     def tensor(self) -> TensorSpec:
@@ -266,3 +292,9 @@ class ModelCard(_Frozen):
     def input(self, role: str) -> Input | None:
         """The input of that role, or None."""
         return next((item for item in self.inputs if item.role == role), None)
+
+    @property
+    def can_be_truncated(self) -> bool:
+        """Whether a request may name a truncation."""
+        latents = [item for item in self.inputs if isinstance(item, LatentInput)]
+        return self.input("truncation") is not None or any(item.truncation for item in latents)

@@ -22,7 +22,7 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["latest", "load", "restore", "save", "tensors"]
+__all__ = ["latest", "load", "remove_after", "restore", "save", "tensors"]
 
 TENSORS, TREE = "tensors.safetensors", "state.json"
 
@@ -91,9 +91,18 @@ def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
     return state
 
 
-def latest(directory: Path) -> Path | None:
-    """The newest complete checkpoint in ``directory``, or None."""
-    return max((p for p in directory.glob("[0-9]*") if (p / TREE).is_file()), default=None)
+def latest(directory: Path, before_kimg: float | None = None) -> Path | None:
+    """The newest complete checkpoint in ``directory``, saved before ``before_kimg``, or None."""
+    complete = [p for p in directory.glob("[0-9]*") if (p / TREE).is_file()]
+    if before_kimg is not None:
+        complete = [p for p in complete if float(p.name) < before_kimg]
+    return max(complete, default=None)
+
+
+def remove_after(directory: Path, path: Path) -> None:
+    """Remove the checkpoints that are newer than ``path``."""
+    for newer in (p for p in directory.glob("[0-9]*") if p.name > path.name):
+        shutil.rmtree(newer)
 
 
 def tensors(state: Any, path: str = "") -> dict[str, torch.Tensor]:

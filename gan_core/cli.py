@@ -174,7 +174,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Reference set; the run's own by default.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Comma-separated.")] = "fid,kid",
+    metrics: Annotated[
+        str | None, typer.Option(help="Comma-separated; the data's own by default.")
+    ] = None,
     extractor: Annotated[
         str | None, typer.Option(help="Feature extractor; the data's own by default.")
     ] = None,
@@ -191,7 +193,7 @@ def evaluate(
     scores = evaluate_run(
         open_run(run, plugins),
         plugins,
-        metrics=[name.strip() for name in metrics.split(",")],
+        metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
         extractor=extractor,
         data=data,
         samples=samples,

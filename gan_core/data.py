@@ -63,17 +63,20 @@ class TrainingData(Protocol):
     def batches(
         self, batch_size: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Endless batches, a function of ``seed`` and ``start``, the images seen by all ranks.
+        """Endless batches from position ``start`` on, the images seen by all ranks so far.
 
-        No two of the ``world`` ranks get the same image in a step. ``batch_size`` is a rank's.
+        What comes at a position is a function of ``seed`` and the position alone: batches may
+        change in size, and a resumed run goes on where it was. Of a step's ``world`` ×
+        ``batch_size`` positions each rank gets its own ``batch_size``.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """A training set: pixels uint8 [N, C, H, W] (an array or a memory map) and its labels."""
+    """A training set in memory or mapped from disk, and its labels."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    """[N, C, H, W]: bytes; or floats that are in [-1, 1] already, as points in the plane are."""
     source: DataSource
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
@@ -101,27 +104,27 @@ class Images:
     ) -> Iterator[Batch]:
         """Endless batches from position ``start`` on (images seen by all ranks so far).
 
-        Every epoch is a new permutation, a function of (seed, epoch). The ragged rest of an
-        epoch is dropped; each rank gets its own ``batch_size`` images of every step.
+        The images are a stream of permutations, one per epoch and each a function of (seed,
+        epoch); nothing of an epoch is dropped.
 
         Raises:
             DataError: the set is smaller than one step of all ranks.
         """
         step_size = batch_size * world
-        per_epoch = len(self) // step_size
-        if per_epoch == 0:
+        if step_size > len(self):
             raise DataError(
                 f"{self.source.name} has {len(self)} images, fewer than the batch of {step_size}: "
                 "set a smaller batch_size"
             )
-        step = start // step_size
+        epoch, first = divmod(start, len(self))
+        stream = _permutation(seed, epoch, len(self))[first:]
         while True:
-            epoch, first = divmod(step, per_epoch)
-            order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
-            for position in range(first, per_epoch):
-                begin = position * step_size + rank * batch_size
-                yield self.batch(order[begin : begin + batch_size])
-            step = (epoch + 1) * per_epoch
+            if len(stream) < step_size:
+                epoch += 1
+                stream = np.concatenate([stream, _permutation(seed, epoch, len(self))])
+            begin = rank * batch_size
+            yield self.batch(stream[begin : begin + batch_size])
+            stream = stream[step_size:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,8 @@ class Dataset:
     """(argument after the colon or "", side in px or None for the set's own) -> images."""
     extractor: str = "pixels"
     """Feature extractor that scores on this set use unless told otherwise."""
+    metrics: tuple[str, ...] = ("fid", "kid")
+    """Scores on this set, unless told otherwise."""
 
 
 def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[Dataset, Images]:
@@ -150,13 +155,17 @@ def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[D
     return dataset, dataset.open(argument, resolution_px)
 
 
-def fingerprint(pixels: NDArray[np.uint8], labels: NDArray[Any] | None) -> str:
+def fingerprint(pixels: NDArray[Any], labels: NDArray[Any] | None) -> str:
     """sha256 over shape, pixels and labels."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     if labels is not None:
         digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
+
+
+def _permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@
     ├── PluginError                   a plugin failed to load, or what it provides isn't there
     ├── DataError                     a dataset is missing, or holds something that isn't an image
     ├── TrainingDiverged              a loss or a gradient stopped being finite
+    │   └── TrainingUnhealthy         the divergence guard stopped the run
     ├── CheckpointError               a checkpoint can't be written or read
     ├── ExportError                   a generator can't be exported, or differs once exported
     ├── PublishError                  a repository refuses a version; it stays as it was
@@ -57,6 +58,7 @@ __all__ = [
     "RouteNotFound",
     "ServiceError",
     "TrainingDiverged",
+    "TrainingUnhealthy",
     "TritonError",
     "Unavailable",
 ]
@@ -85,6 +87,15 @@ class TrainingDiverged(GanforgeError):
         super().__init__(f"{term} became {value} at step {step}")
         self.step = step
         self.term = term
+
+
+class TrainingUnhealthy(TrainingDiverged):
+    """The divergence guard stopped a run whose numbers are finite and whose training isn't."""
+
+    def __init__(self, step: int, symptoms: str) -> None:
+        GanforgeError.__init__(self, f"at step {step}: {symptoms}")
+        self.step = step
+        self.term = symptoms
 
 
 class CheckpointError(GanforgeError):

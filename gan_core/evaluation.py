@@ -31,6 +31,7 @@ __all__ = [
     "fid",
     "generated",
     "kid",
+    "score",
 ]
 
 
@@ -52,7 +53,7 @@ class Extractor:
     """Name and the first 12 hex digits of its weights' sha256."""
     resize: str
     """Filter that brings images to its size, or ``none``."""
-    features: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    features: Callable[[NDArray[Any]], NDArray[np.float64]]
     """uint8 [N, H, W, C] -> float64 [N, dim]."""
 
 
@@ -123,11 +124,33 @@ def evaluate(
     Raises:
         ConfigError: fewer than 2 samples or real images.
     """
+    fakes = generated(graph, card, samples, seed)
+    return score(
+        fakes, images, extractor, metrics, samples=samples, seed=seed, ema=ema, progress=progress
+    )
+
+
+def score(
+    fakes: Iterator[NDArray[Any]],
+    images: Images,
+    extractor: Extractor,
+    metrics: Sequence[Metric],
+    *,
+    samples: int,
+    seed: int,
+    ema: bool = True,
+    of: Literal["onnx", "torch"] = "onnx",
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Score, ...]:
+    """Score batches [n, H, W, C] of generated images, ``samples`` in all, from ``seed`` on.
+
+    Raises:
+        ConfigError: fewer than 2 samples or real images.
+    """
     if samples < 2 or len(images) < 2:
         raise ConfigError(f"a score needs at least 2 images of each kind, not {samples}")
     real = _features(extractor, _real(images))
-    fake_batches = generated(graph, card, samples, seed)
-    fake = _features(extractor, _counted(fake_batches, progress))
+    fake = _features(extractor, _counted(fakes, progress))
     provenance = Provenance(
         extractor=extractor.identity,
         resize=extractor.resize,
@@ -135,6 +158,7 @@ def evaluate(
         samples=samples,
         seed=seed,
         ema=ema,
+        graph=of,
     )
     return tuple(
         Score(metric=metric.name, value=metric.compute(real, fake), provenance=provenance)
@@ -173,18 +197,18 @@ def generated(
         yield pixels
 
 
-def _real(images: Images, batch: int = 64) -> Iterator[NDArray[np.uint8]]:
+def _real(images: Images, batch: int = 64) -> Iterator[NDArray[Any]]:
     for start in range(0, len(images), batch):
         yield images.pixels[start : start + batch].transpose(0, 2, 3, 1)
 
 
-def _features(extractor: Extractor, source: Iterator[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def _features(extractor: Extractor, source: Iterator[NDArray[Any]]) -> NDArray[np.float64]:
     return np.concatenate([extractor.features(pixels) for pixels in source])
 
 
 def _counted(
-    source: Iterator[NDArray[np.uint8]], progress: Callable[[int], Any]
-) -> Iterator[NDArray[np.uint8]]:
+    source: Iterator[NDArray[Any]], progress: Callable[[int], Any]
+) -> Iterator[NDArray[Any]]:
     for pixels in source:
         yield pixels
         progress(len(pixels))

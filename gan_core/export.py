@@ -27,6 +27,7 @@ from torch import nn
 from .card import OUTPUT_NAME, PARITY_LEVELS, DataSource, ImageOutput, Input, ModelCard
 from .errors import ExportError
 from .latents import draw, seed_range
+from .layers import bake
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -90,8 +91,12 @@ class ServedGenerator(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """The served image, uint8 [N, H, W, C]."""
+        return to_uint8_nhwc(self.images(*tensors))
+
+    def images(self, *tensors: Tensor) -> Tensor:
+        """The image before it is rounded to levels, float32 [N, C, H, W] in [-1, 1]."""
         named = {item.name: tensor for item, tensor in zip(self.inputs, tensors, strict=True)}
-        return to_uint8_nhwc(self.call(self.network, named))
+        return self.call(self.network, named)
 
     def _positional(self, network: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
         roles = [item.role for item in self.inputs]
@@ -122,6 +127,7 @@ def export(
             then.
     """
     served = copy.deepcopy(served).eval().cpu()  # the caller may go on training its own
+    bake(served)
     proto = _graph(served)
     _refuse_random_ops(proto)
     serialized = proto.SerializeToString()

@@ -11,7 +11,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["grid", "to_pil"]
+__all__ = ["grid", "scatter", "to_pil"]
 
 
 def to_pil(pixels: NDArray[Any]) -> Image.Image:
@@ -30,3 +30,10 @@ def grid(images: NDArray[Any], columns: int | None = None, gap_px: int = 2) -> I
         top, left = (i // columns) * cell_h + gap_px, (i % columns) * cell_w + gap_px
         canvas[top : top + height, left : left + width] = image
     return to_pil(canvas)
+
+
+def scatter(points: NDArray[np.uint8]) -> Image.Image:
+    """uint8 [N, 2] as bright dots on 256×256 px, x to the right and y upwards."""
+    canvas = np.full((256, 256), 32, np.uint8)
+    canvas[255 - points[:, 1], points[:, 0]] = 255
+    return Image.fromarray(canvas)

@@ -41,9 +41,22 @@ def seed_range(seed: int, n: int) -> list[int]:
     return [(seed + i) % SEED_LIMIT for i in range(n)]
 
 
-def latents(latent: LatentInput, seeds: Sequence[int]) -> NDArray[np.float32]:
-    """Input latents z, float32 [len(seeds), dim]: row i is a function of seeds[i] alone."""
-    return np.stack([_latent(latent, _generator(seed)) for seed in seeds])
+def latents(
+    latent: LatentInput, seeds: Sequence[int], threshold: float | None = None
+) -> NDArray[np.float32]:
+    """Input latents z, float32 [len(seeds), dim]: row i is a function of seeds[i] alone.
+
+    With a ``threshold`` elements beyond ±threshold are drawn again until none is.
+
+    Raises:
+        ValueError: ``threshold`` is not above 0, or the prior is uniform.
+    """
+    if threshold is not None and (threshold <= 0 or latent.distribution == "uniform"):
+        raise ValueError(
+            f"a {latent.distribution} latent can't be truncated at {threshold}: "
+            "a normal one can, above 0"
+        )
+    return np.stack([_latent(latent, _generator(seed), threshold) for seed in seeds])
 
 
 def draw(inputs: Sequence[Input], seeds: Sequence[int]) -> dict[str, NDArray[Any]]:
@@ -63,10 +76,15 @@ def _generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed % SEED_LIMIT))
 
 
-def _latent(latent: LatentInput, rng: np.random.Generator) -> NDArray[np.float32]:
-    if latent.distribution == "normal":
-        return rng.standard_normal(latent.dim, dtype=np.float32)
-    return rng.random(latent.dim, dtype=np.float32) * np.float32(2) - np.float32(1)
+def _latent(
+    latent: LatentInput, rng: np.random.Generator, threshold: float | None = None
+) -> NDArray[np.float32]:
+    if latent.distribution == "uniform":
+        return rng.random(latent.dim, dtype=np.float32) * np.float32(2) - np.float32(1)
+    z = rng.standard_normal(latent.dim, dtype=np.float32)
+    while threshold is not None and (beyond := np.abs(z) > threshold).any():
+        z[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
+    return z
 
 
 def _value(item: Input, seed: int) -> Any:

@@ -18,10 +18,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
-from .errors import ConfigError, TrainingDiverged
+from .errors import ConfigError, TrainingDiverged, TrainingUnhealthy
 from .export import ServedGenerator
-from .grid import grid
+from .grid import grid, scatter
+from .guard import Guard
 from .latents import draw, seed_range
+from .variant import is_points
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,6 +38,7 @@ T = TypeVar("T")
 __all__ = ["Interrupted", "Progress", "Silent", "fit", "seed_everything"]
 
 SAMPLES = 64
+POINTS = 2048
 SAMPLE_PX = 64 * 64**2
 """Pixels that the generator makes at once for a sample grid."""
 
@@ -57,6 +60,9 @@ class Progress(Protocol):
     def tick(self, stats: dict[str, float]) -> None:
         """A tick ended, with the means since the last one."""
 
+    def warn(self, text: str) -> None:
+        """Something is wrong with the run."""
+
 
 class Silent:
     """A Progress that shows nothing."""
@@ -65,6 +71,9 @@ class Silent:
         """Nothing."""
 
     def tick(self, stats: dict[str, float]) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
         """Nothing."""
 
 
@@ -84,7 +93,8 @@ def fit(
     all processes. Several processes agree once per tick on whether to stop, and do it together.
 
     Raises:
-        TrainingDiverged: a statistic stopped being finite; nothing was saved after it.
+        TrainingDiverged: a statistic stopped being finite, and nothing was saved after it; or the
+            divergence guard stopped the run.
         CheckpointError: a checkpoint can't be written or read.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
     """
@@ -108,36 +118,60 @@ class _Loop:
         self.seen_before = self.seen = 0
         self.pending: list[dict[str, torch.Tensor]] = []
         self.tick_started = (time.perf_counter(), 0)
+        self.guard = Guard(run.config)
+        self.warned: set[str] = set()
+        self.rollbacks = 0
 
     def run_to_end(self) -> Path:
-        config = self.run.config
+        budget = round(self.run.config.kimg * 1000)
         path = self._resume()
-        budget = round(config.kimg * 1000)
-        source = self.data.batches(
-            config.batch_size,
-            seed=config.seed,
-            start=self.seen,
-            rank=self.accelerator.process_index,
-            world=self.world,
-        )
         self.tick_started = (time.perf_counter(), self.seen)
         self._write_samples()
         with self._events() as events, _stop_signal(patient=self.world > 1) as stopped:
             while self.seen < budget:
-                self._step(next(source))
-                done = self.seen >= budget
-                stopping = self.world == 1 and stopped() and not done
-                saving = self._due(config.checkpoint_kimg) or done or stopping
-                if self._due(config.tick_kimg) or saving:  # nothing unread is ever saved
-                    stopping = self._tick(events, stopped=stopped()) and not done
-                    saving = saving or stopping
-                if self._due(config.sample_kimg) or done:
-                    self._write_samples()
-                if saving:
-                    path = self._save()
-                    if stopping:
-                        raise Interrupted(path)
+                try:
+                    path = self._train(budget, events, stopped) or path
+                except TrainingDiverged as error:
+                    self._roll_back(error)
         return path or self._save()
+
+    def _train(
+        self, budget: int, events: SummaryWriter | None, stopped: Callable[[], bool]
+    ) -> Path | None:
+        """Train to the end of the budget; returns the last checkpoint."""
+        config, path = self.run.config, None
+        for batch in self._batches():
+            self._step(batch)
+            done = self.seen >= budget
+            stopping = self.world == 1 and stopped() and not done
+            saving = self._due(config.checkpoint_kimg) or done or stopping
+            if self._due(config.tick_kimg) or saving:  # nothing unread is ever saved
+                stopping = self._tick(events, stopped=stopped()) and not done
+                saving = saving or stopping
+            if self._due(config.sample_kimg) or done:
+                self._write_samples()
+            if saving:
+                path = self._save()
+                if stopping:
+                    raise Interrupted(path)
+            if done:
+                break
+        return path
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from here on, of the size that is due."""
+        config = self.run.config
+        while True:
+            size = config.batch_size_at(self.seen / 1000)
+            source = self.data.batches(
+                size,
+                seed=config.seed,
+                start=self.seen,
+                rank=self.accelerator.process_index,
+                world=self.world,
+            )
+            while config.batch_size_at(self.seen / 1000) == size:
+                yield next(source)
 
     def _step(self, batch: Batch) -> None:
         self.pending.append(self.trainer.step(batch.to(self.accelerator.device)))
@@ -159,6 +193,7 @@ class _Loop:
                 raise TrainingDiverged(*diverged)
         stats = _means([stats for stats, _, _ in ranks])
         self._report(stats, events)
+        self._guard(stats)
         return any(stopped for _, _, stopped in ranks)
 
     def _report(self, stats: dict[str, float], events: SummaryWriter | None) -> None:
@@ -173,6 +208,45 @@ class _Loop:
         for name, value in stats.items():
             events.add_scalar(name, value, self.seen)
         self.plugins.notify("ganforge_tick", run=self.run, stats={"kimg": kimg, **stats})
+
+    def _guard(self, stats: Mapping[str, float]) -> None:
+        """Warn of what is wrong, once, or stop because of it."""
+        if self.run.config.guard == "off":
+            return
+        found = self.guard.examine(stats, self.seen / 1000)
+        if found and self.run.config.guard != "warn":
+            raise TrainingUnhealthy(self.steps, "; ".join(found.values()))
+        for symptom in found.keys() - self.warned:
+            self._note("warning", found[symptom])
+        self.warned = set(found)
+
+    def _note(self, kind: str, text: str) -> None:
+        kimg = self.seen / 1000
+        self.progress.warn(f"at {kimg:g} kimg: {text}")
+        if self.accelerator.is_main_process:
+            self.run.note({"kimg": kimg, "event": kind, "text": text})
+
+    def _roll_back(self, error: TrainingDiverged) -> None:
+        """Go on from the last healthy checkpoint with other noise, or give up."""
+        config = self.run.config
+        bad = self.guard.healthy_until
+        path = checkpoint.latest(self.run.checkpoints, before_kimg=bad)
+        if config.guard != "rollback" or path is None:
+            raise error
+        if self.rollbacks >= config.guard_rollbacks:
+            error.add_note(f"rolled back {self.rollbacks} times already (guard_rollbacks)")
+            raise error
+        rollbacks = self.rollbacks + 1
+        self._note("rollback", f"{error}; going back to {path.name} kimg")
+        self._restore(path)
+        if self.accelerator.is_main_process:
+            checkpoint.remove_after(self.run.checkpoints, path)
+        self.rollbacks = rollbacks
+        self.pending.clear()
+        self.guard = Guard(config)
+        # the same noise would lead to the same place
+        seed_everything(config.seed + 1_000_003 * rollbacks + self.accelerator.process_index)
+        self._save()  # so that a run that is killed now doesn't start over
 
     def _read_pending(self) -> tuple[dict[str, float], tuple[int, str, float] | None]:
         """Means since the last tick, and what stopped being finite, where something did.
@@ -203,7 +277,10 @@ class _Loop:
             return
         path = self.run.samples / f"{_kimg(self.seen)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        grid(self._sample(SAMPLES)).save(path)
+        if is_points(self.run.config):
+            scatter(self._sample(POINTS)[:, 0, 0]).save(path)
+        else:
+            grid(self._sample(SAMPLES)).save(path)
 
     @torch.no_grad()
     def _sample(self, n: int) -> np.ndarray[Any, Any]:
@@ -230,6 +307,7 @@ class _Loop:
             "trainer": trained,
             "seen": self.seen,
             "steps": self.steps,
+            "guard": {**self.guard.state(), "rollbacks": self.rollbacks},
             "rng": [rng for rng, _ in ranks],
         }
         path = self.run.checkpoints / _kimg(self.seen)
@@ -245,18 +323,22 @@ class _Loop:
 
     def _resume(self) -> Path | None:
         path = checkpoint.latest(self.run.checkpoints)
-        if path is None:
-            return None
+        if path is not None:
+            self._restore(path)
+        return path
+
+    def _restore(self, path: Path) -> None:
         state = checkpoint.restore(self.trainer, path)
         self.seen_before = self.seen = state["seen"]
         self.steps = state["steps"]
+        self.guard.load(state["guard"])
+        self.rollbacks = state["guard"]["rollbacks"]
         ranks = state["rng"]
         if len(ranks) != self.world:
             raise ConfigError(f"{path} was saved by {len(ranks)} processes, not {self.world}")
         _set_rng_state(ranks[self.accelerator.process_index])
         if self.accelerator.is_main_process:
             self.run.forget_after(self.seen / 1000)
-        return path
 
     def _of_all_ranks(self, mine: T) -> list[T]:
         """What each rank has, in their order, on every rank; they wait for one another here."""

@@ -5,6 +5,7 @@ Logits, never probabilities: softplus is exact where sigmoid followed by log isn
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,15 @@ from torch.nn.functional import relu, softplus
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AdversarialLoss", "Hinge", "LeastSquares", "Minimax", "NonSaturating", "Wasserstein"]
+__all__ = [
+    "AdversarialLoss",
+    "Hinge",
+    "LeastSquares",
+    "Minimax",
+    "NonSaturating",
+    "Relativistic",
+    "Wasserstein",
+]
 
 
 class AdversarialLoss(Protocol):
@@ -22,6 +31,10 @@ class AdversarialLoss(Protocol):
     @property
     def needs_real(self) -> bool:
         """Whether the generator's loss compares with D(real), as relativistic losses do."""
+
+    @property
+    def boundary(self) -> float | None:
+        """The logit between real and fake; None where only differences of logits mean anything."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Loss of D, [N]."""
@@ -38,6 +51,11 @@ class _CrossEntropy:
     @property
     def needs_real(self) -> bool:
         return False
+
+    @property
+    def boundary(self) -> float:
+        # where D can't tell it settles at a probability of half the target, and not of ½
+        return math.log(self.real_target / (2 - self.real_target))
 
     def __post_init__(self) -> None:
         if not 0.5 < self.real_target <= 1:
@@ -81,6 +99,11 @@ class LeastSquares:
         """No."""
         return False
 
+    @property
+    def boundary(self) -> float:
+        """Halfway between the targets."""
+        return 0.5 * self.real_target
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """½(D(x) − t)² + ½D(G(z))²."""
         return 0.5 * (real_logits - self.real_target).square() + 0.5 * fake_logits.square()
@@ -99,6 +122,11 @@ class Hinge:
         """No."""
         return False
 
+    @property
+    def boundary(self) -> float:
+        """0."""
+        return 0.0
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """max(0, 1 − D(x)) + max(0, 1 + D(G(z)))."""
         return relu(1 - real_logits) + relu(1 + fake_logits)
@@ -112,15 +140,47 @@ class Hinge:
 class Wasserstein:
     """The critic's estimate of −W₁ (Arjovsky et al. 2017); needs a Lipschitz critic."""
 
+    drift: float = 0.0
+    """Weight of D(x)², which keeps logits from drifting away. Karras et al. 2018: 0.001."""
+
     @property
     def needs_real(self) -> bool:
         """No."""
         return False
 
+    @property
+    def boundary(self) -> None:
+        """None: a critic is free to shift all its logits."""
+        return
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """D(G(z)) − D(x)."""
-        return fake_logits - real_logits
+        """D(G(z)) − D(x) + drift · D(x)²."""
+        loss = fake_logits - real_logits
+        return loss + self.drift * real_logits.square() if self.drift else loss
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
         """−D(G(z))."""
         return -fake_logits
+
+
+@dataclass(frozen=True, slots=True)
+class Relativistic:
+    """Each fake against a real: RpGAN (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2)."""
+
+    @property
+    def needs_real(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def boundary(self) -> None:
+        """None: only differences count."""
+        return
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """softplus(−(D(x) − D(G(z))))."""
+        return softplus(fake_logits - real_logits)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+        """softplus(−(D(G(z)) − D(x)))."""
+        return softplus(real_logits - fake_logits)  # type: ignore[operator] # needs_real

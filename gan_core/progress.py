@@ -29,6 +29,9 @@ class _Lines:
         text = f"{self.seen / 1000:.1f}/{self.total_kimg:g} kimg  {_summary(stats)}"
         self.console.print(f"{text}  {max(left_s, 0):.0f} s left", highlight=False)
 
+    def warn(self, text: str) -> None:
+        _warn(self.console, text)
+
 
 class _Bar:
     def __init__(self, bar: Progress, task: TaskID) -> None:
@@ -39,6 +42,9 @@ class _Bar:
 
     def tick(self, stats: dict[str, float]) -> None:
         self.bar.update(self.task, stats=_summary(stats))
+
+    def warn(self, text: str) -> None:
+        _warn(self.bar.console, text)
 
 
 @contextmanager
@@ -56,6 +62,10 @@ def training_progress(console: Console, total_kimg: float) -> Iterator[LoopProgr
     )
     with Progress(*columns, console=console) as bar:
         yield _Bar(bar, bar.add_task("training", total=total_kimg, stats=""))
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
 
 def _summary(stats: dict[str, float]) -> str:

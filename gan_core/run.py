@@ -7,6 +7,7 @@
     ├── checkpoints/      <kimg>/tensors.safetensors + state.json
     ├── samples/          <kimg>.png, the same z every time
     ├── metrics.jsonl     one row a tick
+    ├── guard.jsonl       what the divergence guard saw and did
     ├── events.out.…      TensorBoard
     └── export/           model.onnx + card.json, by ``ganforge export``
 """
@@ -147,6 +148,11 @@ class Run:
         if path is None:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
         return path
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Add an event of the divergence guard to guard.jsonl; it stays through a resume."""
+        with (self.path / "guard.jsonl").open("a") as file:
+            file.write(json.dumps(event) + "\n")
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl."""

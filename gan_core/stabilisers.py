@@ -10,14 +10,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from .penalties import Penalty, PenaltyInputs
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["EMA", "ClipGradients", "InstanceNoise", "MonitorGradients", "Stabiliser"]
+    from .data import Batch
+    from .trainer import AdversarialStep
+
+__all__ = [
+    "EMA",
+    "ClipGradients",
+    "ClipWeights",
+    "HistoricalAverage",
+    "InstanceNoise",
+    "MonitorGradients",
+    "Stabiliser",
+]
 
 
 class Stabiliser:
     """Base: every method does nothing, so that a stabiliser writes only what it needs."""
+
+    def attach(self, trainer: AdversarialStep) -> None:
+        """Called once, when the trainer it belongs to is complete."""
+
+    def before_step(self, batch: Batch, kimg: float) -> Batch:
+        """What the step learns from instead of ``batch``, after ``kimg`` 10³ real images."""
+        return batch
 
     def view(self, images: Tensor) -> Tensor:
         """What the discriminator sees instead of ``images`` [N, C, H, W], real and fake alike."""
@@ -124,11 +144,16 @@ class InstanceNoise(Stabiliser):
 class MonitorGradients(Stabiliser):
     """Writes each network's gradient norm to ``gradient_norm/<name>``.
 
+    With a limit also ``gradient_excess/<name>``, the share of steps whose norm was above it:
+    a mean hides a single explosion.
+
     Args:
+        limit: of the 2-norm; 0 = none.
         networks: by the name of their statistic, for instance ``G=generator, D=discriminator``.
     """
 
-    def __init__(self, **networks: nn.Module) -> None:
+    def __init__(self, limit: float = 0.0, **networks: nn.Module) -> None:
+        self.limit = limit
         self._names = {id(network): name for name, network in networks.items()}
         self._norms: dict[str, Tensor] = {}
 
@@ -141,6 +166,8 @@ class MonitorGradients(Stabiliser):
         """Report the norms measured since the last step."""
         for name, norm in self._norms.items():
             stats[f"gradient_norm/{name}"] = norm
+            if self.limit:
+                stats[f"gradient_excess/{name}"] = (norm > self.limit).float()
         self._norms.clear()
 
 
@@ -155,3 +182,63 @@ class ClipGradients(Stabiliser):
     def on_gradients(self, module: nn.Module) -> None:
         """Clip in place."""
         clip_grad_norm_(module.parameters(), self.max_norm)
+
+
+class ClipWeights(Stabiliser):
+    """Clamps a critic's parameters to [−limit, limit] after each of its updates.
+
+    The crude Lipschitz constraint of Arjovsky et al. 2017 (algorithm 1). BatchNorm's gains
+    would be clamped as well: the critic must have none.
+    """
+
+    def __init__(self, critic: nn.Module, limit: float) -> None:
+        if limit <= 0:
+            raise ValueError(f"limit {limit} is not above 0")
+        self.critic = critic
+        self.limit = limit
+
+    @torch.no_grad()
+    def after_update(self, module: nn.Module) -> None:
+        """Clamp in place."""
+        if module is self.critic:
+            for parameter in module.parameters():
+                parameter.clamp_(-self.limit, self.limit)
+
+
+class HistoricalAverage(Stabiliser):
+    """‖θ − mean of all θ so far‖² in a network's loss (Salimans et al. 2016, §3.3).
+
+    The mean is a running one: no past parameters are kept.
+
+    Args:
+        network: whose parameters.
+        weight: of ``penalty``, which belongs in that network's loss.
+    """
+
+    def __init__(self, network: nn.Module, weight: float) -> None:
+        self.network = network
+        self.penalty = Penalty("historical_average", weight, self._distance)
+        self.mean = [p.detach().clone() for p in network.parameters()]
+        self.count = 1
+
+    def _distance(self, inputs: PenaltyInputs) -> Tensor:
+        pairs = zip(self.network.parameters(), self.mean, strict=True)
+        return torch.stack([(p - mean).square().sum() for p, mean in pairs]).sum()
+
+    @torch.no_grad()
+    def after_update(self, module: nn.Module) -> None:
+        """Take the new parameters into the mean."""
+        if module is self.network:
+            self.count += 1
+            torch._foreach_lerp_(self.mean, list(module.parameters()), 1 / self.count)
+
+    def state(self) -> dict[str, Any]:
+        """The mean, and of how many."""
+        return {"mean": self.mean, "count": self.count}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state()`` returned."""
+        for ours, saved in zip(self.mean, state["mean"], strict=True):
+            ours.copy_(saved)
+        self.count = state["count"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .networks import Plain
 from .penalties import PenaltyInputs
 from .stabilisers import EMA, Stabiliser
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .data import Batch
     from .losses import AdversarialLoss
     from .penalties import Penalty
+    from .schedules import Schedule
 
-__all__ = ["AdversarialStep", "Player", "Trainer", "sample_prior"]
+__all__ = ["AdversarialStep", "Opponent", "Player", "Trainer", "sample_prior"]
 
 DIRECT = frozenset({"NO", "MULTI_CPU", "MULTI_GPU"})
 """Distributed types where an optimiser's step needs nothing of accelerate but the AMP scaler."""
@@ -43,21 +44,41 @@ class Trainer(Protocol):
         """Take over what ``state()`` returned."""
 
 
+class Opponent(Protocol):
+    """Chooses whom G plays against in its step: D as it is, or as it will be."""
+
+    def __call__(
+        self, trainer: AdversarialStep, batch: Batch, fake: Tensor
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """(images, label) -> logits, for this step; ``fake`` is what D will see of G."""
+
+
 @dataclass(frozen=True, slots=True)
 class Player:
-    """One side of the game: a network and the optimiser of its parameters."""
+    """One side of the game: a network, how it learns, and when."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    penalties: Sequence[Penalty] = ()
+    """Added to this side's loss."""
+    steps: Callable[[int], int] = lambda g_steps: 1
+    """G steps done so far -> steps of this side before the other's turn."""
+    lr_factor: Schedule | None = None
+    """On the learning rates that the optimiser was made with; None = 1."""
+    beta2: Schedule | None = None
+    """Adam's second β, where it changes."""
+    batch_size: int | None = None
+    """Images that G makes in its own steps; None = as many as it gets real ones."""
 
 
 class AdversarialStep:
-    """A discriminator step on every batch, and a generator step on every ``n_critic``-th.
+    """A discriminator step on every batch, and G's steps after every ``D.steps`` of them.
 
     Real and fake images go through D separately, because BatchNorm would mix their statistics.
     Fakes are detached in D's step; D's parameters are frozen in G's step, and those that were
-    frozen when this was made stay so. Every step draws fresh z. Most variants are data for this
-    class; one with another algorithm writes its own ``Trainer``.
+    frozen when this was made stay so. Every step draws fresh z. Fakes get the labels of the
+    real batch, and so the data's label distribution. Most variants are data for this class; one
+    with another algorithm writes its own ``Trainer``.
 
     Args:
         G: its network is a ``gan_core.networks.Generator``.
@@ -65,10 +86,13 @@ class AdversarialStep:
         loss: what they minimise.
         latent: prior of z, the one that is served.
         accelerator: device, mixed precision and ranks.
-        penalties: on D.
         stabilisers: applied in this order.
         ema: moving average of G, if one is kept.
-        n_critic: D steps per G step, from the number of G steps done.
+        opponent: whom G plays against; D as it is, if None.
+        adversarial: weight of the adversarial term in G's loss, beside its penalties.
+
+    Raises:
+        ValueError: G's batch differs from D's, and the loss compares a fake with each real.
     """
 
     def __init__(
@@ -79,37 +103,52 @@ class AdversarialStep:
         loss: AdversarialLoss,
         latent: LatentInput,
         accelerator: Accelerator,
-        penalties: Sequence[Penalty] = (),
         stabilisers: Sequence[Stabiliser] = (),
         ema: EMA | None = None,
-        n_critic: Callable[[int], int] = lambda g_steps: 1,
+        opponent: Opponent | None = None,
+        adversarial: float = 1.0,
     ) -> None:
+        if G.batch_size and loss.needs_real:
+            raise ValueError("a relativistic loss pairs fakes with reals: G's batch must be D's")
+        self.players = {"G": G, "D": D}
         self.raw_G, self.raw_D = G.network, D.network
         self.learned_by_D = [p for p in D.network.parameters() if p.requires_grad]
         self.G, self.D = accelerator.prepare(G.network), accelerator.prepare(D.network)
         self.optimizer_G = accelerator.prepare(G.optimizer)
         self.optimizer_D = accelerator.prepare(D.optimizer)
+        for optimizer in (G.optimizer, D.optimizer):
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
         self.loss = loss
         self.latent = latent
         self.accelerator = accelerator
-        self.penalties = penalties
         self.ema = ema
         self.stabilisers = [*stabilisers, ema] if ema else list(stabilisers)
-        self.n_critic = n_critic
+        self.opponent = opponent
+        self.adversarial = adversarial
+        self.seen = 0
         self.d_steps = 0
         self.g_steps = 0
         self.d_steps_since_g = 0
+        for stabiliser in self.stabilisers:
+            stabiliser.attach(self)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One discriminator step, and a generator step when it is due."""
+        """One discriminator step, and G's steps when they are due."""
+        kimg = self.seen / 1000
+        self._schedule(kimg)
+        for stabiliser in self.stabilisers:
+            batch = stabiliser.before_step(batch, kimg)
         stats = self._discriminator_step(batch)
         self.d_steps += 1
         self.d_steps_since_g += 1
-        if self.d_steps_since_g >= self.n_critic(self.g_steps):
-            stats |= self._generator_step(batch)
-            self.g_steps += 1
+        if self.d_steps_since_g >= self.players["D"].steps(self.g_steps):
+            for _ in range(self.players["G"].steps(self.g_steps)):
+                stats |= self._generator_step(batch)
+                self.g_steps += 1
             self.d_steps_since_g = 0
         n = len(batch.real) * self.accelerator.num_processes
+        self.seen += n
         for stabiliser in self.stabilisers:
             stabiliser.after_step(stats, n)
         return stats
@@ -128,7 +167,7 @@ class AdversarialStep:
             "optimizer_D": self.optimizer_D.state_dict(),
             "stabilisers": [stabiliser.state() for stabiliser in self.stabilisers],
             "scaler": scaler.state_dict() if scaler else None,
-            "counters": [self.d_steps, self.g_steps, self.d_steps_since_g],
+            "counters": [self.seen, self.d_steps, self.g_steps, self.d_steps_since_g],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -141,47 +180,93 @@ class AdversarialStep:
             stabiliser.load(saved)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.d_steps, self.g_steps, self.d_steps_since_g = state["counters"]
+        self.seen, self.d_steps, self.g_steps, self.d_steps_since_g = state["counters"]
+
+    def view(self, images: Tensor) -> Tensor:
+        """Images as the stabilisers let D see them."""
+        for stabiliser in self.stabilisers:
+            images = stabiliser.view(images)
+        return images
+
+    def _schedule(self, kimg: float) -> None:
+        for name, optimizer in (("G", self.optimizer_G), ("D", self.optimizer_D)):
+            player = self.players[name]
+            factor = player.lr_factor(kimg) if player.lr_factor else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+                if player.beta2:
+                    group["betas"] = (group["betas"][0], player.beta2(kimg))
 
     def _discriminator_step(self, batch: Batch) -> dict[str, Tensor]:
         self._let_D_learn(learns=True)
         z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
         with torch.no_grad():
-            fake = self._view(self.G(z, batch.label))
-        real = self._view(batch.real)
+            made = self.G(z, batch.label)
+            fake = self.view(made)
+        real = self.view(batch.real)
         real_logits, fake_logits = self.D(real, batch.label), self.D(fake, batch.label)
         loss = self.loss.discriminator(real_logits, fake_logits).mean()
-        stats = {
-            "loss/D": loss.detach(),
-            "logits/real": real_logits.detach().mean(),
-            "logits/fake": fake_logits.detach().mean(),
-        }
-        for penalty in self._due_penalties():
-            networks = _plain(self.raw_G), _plain(self.raw_D)
-            value = penalty(PenaltyInputs(*networks, real, fake, z, batch.label))
-            stats[f"penalty/{penalty.name}"] = value.detach()
-            loss = loss + penalty.interval * value
+        stats = {"loss/D": loss.detach(), **self._judged(real_logits, fake_logits)}
+        stats["diversity"] = _spread(made) / _spread(batch.real).clamp_min(1e-6)
+        inputs = self._penalty_inputs(real, fake, z, batch.label)
+        loss = loss + self._penalties("D", self.d_steps, inputs, stats)
         self._apply(loss, self.optimizer_D, self.raw_D)
         return stats
 
     def _generator_step(self, batch: Batch) -> dict[str, Tensor]:
         self._let_D_learn(learns=False)
-        z = sample_prior(self.latent, len(batch.real), self.accelerator.device)
-        fake_logits = self.D(self._view(self.G(z, batch.label)), batch.label)
-        real_logits = None
-        if self.loss.needs_real:
-            real_logits = self.D(self._view(batch.real), batch.label)
+        player = self.players["G"]
+        n = player.batch_size or len(batch.real)
+        label = _resized(batch.label, n)
+        z = sample_prior(self.latent, n, self.accelerator.device)
+        fake = self.view(self.G(z, label))
+        judge = self.opponent(self, batch, fake) if self.opponent else self.D
+        fake_logits = judge(fake, label)
+        compares = self.loss.needs_real or bool(player.penalties)
+        real = self.view(batch.real) if compares else batch.real
+        real_logits = judge(real, batch.label) if self.loss.needs_real else None
         loss = self.loss.generator(fake_logits, real_logits).mean()
+        stats = {"loss/G": loss.detach()}
+        loss = self.adversarial * loss
+        inputs = self._penalty_inputs(real, fake, z, label)
+        loss = loss + self._penalties("G", self.g_steps, inputs, stats)
         self._apply(loss, self.optimizer_G, self.raw_G)
-        return {"loss/G": loss.detach()}
+        return stats
 
-    def _view(self, images: Tensor) -> Tensor:
-        for stabiliser in self.stabilisers:
-            images = stabiliser.view(images)
-        return images
+    def _judged(self, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+        """Mean logits, and how many images of each kind D takes for what they are."""
+        real, fake = real_logits.detach(), fake_logits.detach()
+        boundary = self.loss.boundary
+        if boundary is None:  # only differences mean anything
+            right = (real > fake).float().mean()
+            accuracies = right, right
+        else:
+            accuracies = (real > boundary).float().mean(), (fake < boundary).float().mean()
+        return {
+            "logits/real": real.mean(),
+            "logits/fake": fake.mean(),
+            "accuracy/real": accuracies[0],
+            "accuracy/fake": accuracies[1],
+        }
 
-    def _due_penalties(self) -> list[Penalty]:
-        return [penalty for penalty in self.penalties if self.d_steps % penalty.interval == 0]
+    def _penalty_inputs(
+        self, real: Tensor, fake: Tensor, z: Tensor, label: Tensor | None
+    ) -> PenaltyInputs:
+        networks = Plain(self.raw_G), Plain(self.raw_D)
+        return PenaltyInputs(*networks, real, fake, z, label, kimg=self.seen / 1000)
+
+    def _penalties(
+        self, side: str, steps: int, inputs: PenaltyInputs, stats: dict[str, Tensor]
+    ) -> Tensor | float:
+        """Sum of the penalties that are due on a side; each is noted in the statistics."""
+        total: Tensor | float = 0.0
+        for penalty in self.players[side].penalties:
+            if steps % penalty.interval == 0:
+                value = penalty(inputs)
+                name = penalty.name if side == "D" else f"{penalty.name}_G"
+                stats[f"penalty/{name}"] = value.detach()
+                total = total + penalty.interval * value
+        return total
 
     def _let_D_learn(self, *, learns: bool) -> None:
         for parameter in self.learned_by_D:
@@ -206,13 +291,20 @@ class AdversarialStep:
         return plain
 
 
-def _plain(network: nn.Module) -> Callable[..., Tensor]:
-    # accelerate puts autocast around the instance's forward; a penalty needs the float32 one
-    return cast("Callable[..., Tensor]", partial(type(network).forward, network))
-
-
 def sample_prior(latent: LatentInput, n: int, device: torch.device) -> Tensor:
     """N input latents z, float32 [n, dim], from the prior that is served."""
     if latent.distribution == "normal":
         return torch.randn(n, latent.dim, device=device)
     return torch.rand(n, latent.dim, device=device).mul_(2).sub_(1)
+
+
+def _spread(images: Tensor) -> Tensor:
+    """Standard deviation of a pixel over the batch, averaged over the pixels."""
+    return images.detach().float().std(0).mean()
+
+
+def _resized(label: Tensor | None, n: int) -> Tensor | None:
+    """The labels, over again or cut, so that there are n."""
+    if label is None or len(label) == n:
+        return label
+    return label.repeat(-(-n // len(label)))[:n]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from .export import ServedGenerator
     from .trainer import Trainer
 
-__all__ = ["PaperCheck", "TrainConfig", "Variant"]
+__all__ = ["PaperCheck", "TrainConfig", "Variant", "is_points", "require_power_of_two"]
+
+
+LEAST_PX = 8
 
 
 class TrainConfig(BaseModel):
@@ -31,7 +34,7 @@ class TrainConfig(BaseModel):
     """Images per discriminator step and process."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, data order and noise."""
-    resolution_px: int = Field(default=32, ge=8, le=1024)
+    resolution_px: int = Field(default=32, ge=1, le=1024)
     """Side of the square training images; comes from the data unless set."""
     channels: int = Field(default=3, ge=1, le=4)
     """1 grey, 3 RGB, 4 RGBA; comes from the data."""
@@ -47,6 +50,51 @@ class TrainConfig(BaseModel):
     """A checkpoint is written this often, and at the end."""
     keep_checkpoints: int = Field(default=3, ge=1)
     """Older checkpoints are removed once a newer one is safe."""
+    guard: Literal["off", "warn", "stop", "rollback"] = "warn"
+    """What the divergence guard does: warn, stop, or go back to the last healthy checkpoint and
+    on from there with other noise. A statistic that isn't finite always stops or rolls back."""
+    guard_patience_kimg: float = Field(default=5.0, ge=0)
+    """A symptom counts once it has lasted so long."""
+    guard_gradient_norm: float = Field(default=1e4, gt=0)
+    """Symptom: a network's gradient norm is above this."""
+    guard_logit_gap: float = Field(default=1e3, gt=0)
+    """Symptom: mean logits of real and fake are further apart than this."""
+    guard_accuracy: float = Field(default=1.0, gt=0)
+    """Symptom: D is right about a larger share of both real and fake images; 1 = never. A critic
+    may well be always right: set it, to 0.99 say, where D's logits are probabilities."""
+    guard_diversity: float = Field(default=0.02, ge=0)
+    """Symptom: pixels of fakes vary less than this share of what reals' do."""
+    guard_rollbacks: int = Field(default=3, ge=0)
+    """After so many rollbacks the run stops."""
+
+    @model_validator(mode="after")
+    def _images_have_a_side(self) -> Self:
+        if self.resolution_px < LEAST_PX and not is_points(self):
+            raise ValueError(
+                f"resolution_px {self.resolution_px} is below {LEAST_PX}, the smallest image"
+            )
+        return self
+
+    def batch_size_at(self, kimg: float) -> int:
+        """Images per step and process after ``kimg``: the same throughout, unless overridden."""
+        return self.batch_size
+
+
+def is_points(config: TrainConfig) -> bool:
+    """Whether the data are points in the plane: images of one pixel with two channels."""
+    return config.resolution_px == 1 and config.channels == 2
+
+
+def require_power_of_two(resolution_px: int, least_px: int = LEAST_PX) -> None:
+    """For a configuration's validator, where networks halve the side again and again.
+
+    Raises:
+        ValueError: it is no power of two, or below ``least_px``.
+    """
+    if resolution_px & (resolution_px - 1) or resolution_px < least_px:
+        raise ValueError(
+            f"resolution_px {resolution_px} is not a power of two from {least_px} upwards"
+        )
 
 
 @dataclass(frozen=True, slots=True)

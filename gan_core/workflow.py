@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
 from . import checkpoint
 from .card import DataSource, ModelCard
 from .data import Images, TrainingData, open_data
-from .errors import CheckpointError, ConfigError, TrainingDiverged
-from .evaluation import evaluate
+from .errors import CheckpointError, ConfigError, ExportError, TrainingDiverged
+from .evaluation import evaluate, score
 from .export import export, write_card
+from .latents import draw, seed_range
 from .loop import fit, seed_everything
 from .run import Run
+from .variant import is_points
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .card import Score
     from .loop import Progress
     from .plugins import Plugins
@@ -50,6 +56,11 @@ def configured(variant: Variant, settings: Mapping[str, Any], images: Images) ->
     Raises:
         ConfigError: a setting is unknown, out of range, or belongs to the data.
     """
+    if variant.task == "class-conditional" and not images.classes:
+        raise ConfigError(
+            f"{variant.name} makes images of a class, and {images.source.name} has no classes: "
+            "put its images in one subfolder per class"
+        )
     for name, can_be_set in FROM_DATA.items():
         if name in settings and not can_be_set:
             raise ConfigError(f"{name} comes from the data and can't be set")
@@ -163,6 +174,11 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
         ConfigError: ``model`` isn't a model name.
     """
     config = run.config
+    if is_points(config):
+        raise ExportError(
+            f"{run.data} is points in the plane: there is no image to serve; "
+            f"'ganforge evaluate {run.path}' scores them"
+        )
     trainer = _built(run, Accelerator())
     state = checkpoint.restore(trainer, run.latest_checkpoint())
     generator = trainer.generator().eval()
@@ -217,7 +233,7 @@ def evaluate_run(
     run: Run,
     plugins: Plugins,
     *,
-    metrics: Sequence[str] = ("fid", "kid"),
+    metrics: Sequence[str] | None = None,
     extractor: str | None = None,
     data: str | None = None,
     samples: int | None = None,
@@ -226,15 +242,16 @@ def evaluate_run(
 ) -> tuple[Score, ...]:
     """Score a run's exported graph and add the scores to its card.
 
-    Exports first where there is no export of the newest checkpoint. ``samples`` is the size of
-    the training set, at most 10,000, unless given.
+    Exports first where there is no export of the newest checkpoint. ``metrics`` are the data's
+    own, and ``samples`` the size of the training set, at most 10,000, unless given. A generator
+    of points has no graph and no card: its newest checkpoint is scored.
 
     Raises:
         ConfigError, PluginError: a name is unknown, or there are too few images.
     """
-    names = dict.fromkeys(metrics)
-    chosen = [plugins.pick("metric", name, plugins.metrics) for name in names]
     dataset, images = open_data(data or run.data, run.config.resolution_px, plugins)
+    names = dict.fromkeys(dataset.metrics if metrics is None else metrics)
+    chosen = [plugins.pick("metric", name, plugins.metrics) for name in names]
     source = plugins.pick(
         "feature extractor", extractor or dataset.extractor, plugins.feature_extractors
     )
@@ -243,6 +260,10 @@ def evaluate_run(
             f"{images.source.name} has {images.channels} channels, {run.path} makes images of "
             f"{run.config.channels}: the scores wouldn't compare"
         )
+    samples = samples or min(len(images), 10_000)
+    if is_points(run.config):
+        fakes = _points(run, samples, seed)
+        return score(fakes, images, source.load(), chosen, samples=samples, seed=seed, of="torch")
     card = _current_export(run, plugins)
     scores = evaluate(
         run.export / "model.onnx",
@@ -250,7 +271,7 @@ def evaluate_run(
         images,
         source.load(),
         chosen,
-        samples=samples or min(len(images), 10_000),
+        samples=samples,
         seed=seed,
         ema=run.config.ema_halflife_kimg > 0,
         progress=progress,
@@ -259,6 +280,16 @@ def evaluate_run(
     kept = [old for old in card.metrics if (old.metric, old.provenance) not in measured]
     write_card(run.export, card.model_copy(update={"metrics": (*kept, *scores)}))
     return scores
+
+
+@torch.no_grad()
+def _points(run: Run, n: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Points [n, 1, 1, 2] of the newest checkpoint, for the n seeds from ``seed`` on."""
+    trainer = _built(run, Accelerator(cpu=True))
+    checkpoint.restore(trainer, run.latest_checkpoint())
+    served = run.variant.served(trainer.generator().eval(), run.config)
+    inputs = draw(served.inputs, seed_range(seed, n)).values()
+    yield served.images(*map(torch.from_numpy, inputs)).permute(0, 2, 3, 1).numpy()
 
 
 def _current_export(run: Run, plugins: Plugins) -> ModelCard:
@@ -299,5 +330,6 @@ def _explained(error: ValidationError) -> str:
     for item in error.errors(include_url=False):
         name = ".".join(map(str, item["loc"]))
         given = f" (given {item['input']!r})" if name else ""
-        problems.append(f"{name}: {item['msg']}{given}" if name else item["msg"])
+        said = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{name}: {said}{given}" if name else said)
     return "; ".join(problems)

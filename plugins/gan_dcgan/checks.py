@@ -97,7 +97,7 @@ def _activations(network: nn.Module) -> list[nn.Module]:
     return [
         layer
         for layer in _leaves(network)
-        if not isinstance(layer, (*CONVOLUTIONS, nn.BatchNorm2d))
+        if not isinstance(layer, (*CONVOLUTIONS, nn.BatchNorm2d, nn.Identity))
     ]
 
 

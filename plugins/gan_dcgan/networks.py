@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from gan_core.layers import minibatch_layer
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gan_core.layers import Minibatch
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -49,7 +53,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, channels, resolution_px, resolution_px] in [-1, 1] -> logits [N]."""
 
-    def __init__(self, width: int, resolution_px: int, channels: int) -> None:
+    def __init__(
+        self, width: int, resolution_px: int, channels: int, minibatch: Minibatch = "none"
+    ) -> None:
         super().__init__()
         widths = _widths(width, resolution_px)
         layers: list[nn.Module] = [
@@ -62,14 +68,20 @@ class Discriminator(nn.Module):
                 nn.BatchNorm2d(outside),
                 nn.LeakyReLU(0.2),
             ]
-        layers.append(nn.Conv2d(widths[-1], 1, 4))
         self.layers = nn.Sequential(*layers)
+        self.minibatch = minibatch_layer(minibatch, widths[-1] * 4 * 4)
+        self.head = nn.Conv2d(widths[-1] + self.minibatch.added, 1, 4)
         self.apply(_initialise)
+
+    def features(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+        """The last feature map, [N, C, 4, 4]."""
+        found: Tensor = self.layers(images)
+        return found
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         """Logits; DCGAN takes no label."""
-        logits: Tensor = self.layers(images).flatten()
-        return logits
+        logits: Tensor = self.head(self.minibatch(self.features(images)))
+        return logits.flatten()
 
 
 def _widths(width: int, resolution_px: int) -> list[int]:

@@ -25,6 +25,10 @@ def ganforge_variants() -> list[Variant]:
                 PaperCheck("BatchNorm's epsilon is tiny, not its momentum", checks.norm_epsilon),
                 PaperCheck("one D step per G step", checks.one_to_one),
                 PaperCheck("G maximises log D(G(z))", checks.non_saturating),
+                PaperCheck(
+                    "a D trained to its optimum is p_data / (p_data + p_g)",
+                    checks.optimal_discriminator,
+                ),
             ),
         )
     ]

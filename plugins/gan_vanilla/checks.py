@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from gan_core.theory import discriminator_is_optimal
+
 if TYPE_CHECKING:
     from gan_core.trainer import AdversarialStep
 
@@ -16,9 +18,18 @@ __all__ = [
     "norm_epsilon",
     "one_to_one",
     "only_linear",
+    "optimal_discriminator",
 ]
 
-ALLOWED = (nn.Linear, nn.BatchNorm1d, nn.LeakyReLU, nn.Tanh, nn.Flatten, nn.Unflatten)
+ALLOWED = (
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Identity,
+)
 
 
 def only_linear(trainer: AdversarialStep) -> bool:
@@ -40,7 +51,7 @@ def norm_epsilon(trainer: AdversarialStep) -> bool:
 
 def one_to_one(trainer: AdversarialStep) -> bool:
     """K = 1 in the paper's algorithm 1."""
-    return all(trainer.n_critic(g_steps) == 1 for g_steps in (0, 1, 1000))
+    return all(trainer.players[side].steps(1000) == 1 for side in "GD")
 
 
 def non_saturating(trainer: AdversarialStep) -> bool:
@@ -48,6 +59,11 @@ def non_saturating(trainer: AdversarialStep) -> bool:
     logit = torch.tensor([-20.0], requires_grad=True)
     trainer.loss.generator(logit, None).sum().backward()
     return logit.grad is not None and abs(logit.grad.item() + 1) < 1e-6
+
+
+def optimal_discriminator(trainer: AdversarialStep) -> bool:
+    """Proposition 1, on two densities whose optimum is known."""
+    return discriminator_is_optimal(trainer.loss)
 
 
 def _modules(trainer: AdversarialStep) -> list[nn.Module]:

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from gan_core.layers import Head
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from gan_core.layers import Minibatch
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -38,14 +42,22 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, *shape] in [-1, 1] -> logits [N]."""
 
-    def __init__(self, widths: Sequence[int], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, widths: Sequence[int], shape: tuple[int, int, int], minibatch: Minibatch = "none"
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for inside, outside in zip([math.prod(shape), *widths], widths, strict=False):
             layers += [nn.Linear(inside, outside), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1), nn.Flatten(0))
+        self.body = nn.Sequential(*layers)
+        self.head = Head(widths[-1], minibatch=minibatch)
+
+    def features(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+        """The last hidden layer, [N, widths[-1]]."""
+        found: Tensor = self.body(images)
+        return found
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         """Logits; the label is not used."""
-        logits: Tensor = self.layers(images)
+        logits: Tensor = self.head(self.features(images))
         return logits

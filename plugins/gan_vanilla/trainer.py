@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch.optim import Adam
 
-from gan_core import TrainConfig
+from gan_core import AdversarialConfig
 from gan_core.card import LatentInput
 from gan_core.export import ServedGenerator
+from gan_core.layers import PointDiscriminator, PointGenerator
 from gan_core.losses import Minimax, NonSaturating
-from gan_core.stabilisers import EMA, MonitorGradients
-from gan_core.trainer import AdversarialStep, Player
+from gan_core.toolbox import Recipe
+from gan_core.variant import is_points
 
 from .networks import Discriminator, Generator
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
+    from gan_core.trainer import AdversarialStep
+
 __all__ = ["VanillaConfig", "build", "served"]
 
 
-class VanillaConfig(TrainConfig):
+class VanillaConfig(AdversarialConfig):
     """The paper's game with the networks and optimiser in use today.
 
     Paper: maxout and dropout in D, ReLU and sigmoid in G, SGD with momentum.
@@ -32,15 +34,9 @@ class VanillaConfig(TrainConfig):
     z_dim: int = Field(default=100, ge=1)
     """Length of z, standard normal. Paper: 100."""
     widths: tuple[int, ...] = Field(default=(256, 512, 1024), min_length=1)
-    """Hidden units of G from z outwards; D has all but the widest, in reverse."""
-    lr: float = Field(default=2e-4, gt=0)
-    """Adam's learning rate of both networks."""
-    beta1: float = Field(default=0.5, ge=0, lt=1)
-    """Adam's momentum."""
+    """Hidden units of G from z outwards; D has all but the widest, in reverse. Not for points."""
     minimax: bool = False
     """G minimises log(1 − D(G(z))), the paper's equation 1, which saturates early on."""
-    real_target: float = Field(default=1.0, gt=0.5, le=1)
-    """Target of D for real images; 0.9 is one-sided label smoothing. Paper: 1."""
 
     def latent(self) -> LatentInput:
         """The prior of z, in training and when served."""
@@ -49,20 +45,19 @@ class VanillaConfig(TrainConfig):
 
 def build(config: VanillaConfig, accelerator: Accelerator) -> AdversarialStep:
     """A trainer with fresh weights."""
-    shape = (config.channels, config.resolution_px, config.resolution_px)
-    widths = config.widths
-    G = Generator(config.z_dim, widths, shape).to(accelerator.device)
-    D = Discriminator((widths[:-1] or widths)[::-1], shape).to(accelerator.device)
+    G: nn.Module = PointGenerator(config.z_dim)
+    D: nn.Module = PointDiscriminator(config.minibatch)
+    if not is_points(config):
+        shape = (config.channels, config.resolution_px, config.resolution_px)
+        G = Generator(config.z_dim, config.widths, shape)
+        D = Discriminator((config.widths[:-1] or config.widths)[::-1], shape, config.minibatch)
     loss = Minimax if config.minimax else NonSaturating
-    return AdversarialStep(
-        Player(G, Adam(G.parameters(), config.lr, (config.beta1, 0.999))),
-        Player(D, Adam(D.parameters(), config.lr, (config.beta1, 0.999))),
+    return Recipe(
+        G=G,
+        D=D,
         loss=loss(config.real_target),
         latent=config.latent(),
-        accelerator=accelerator,
-        stabilisers=[MonitorGradients(G=G, D=D)],
-        ema=EMA(G, config.ema_halflife_kimg) if config.ema_halflife_kimg else None,
-    )
+    ).trainer(config, accelerator)
 
 
 def served(generator: nn.Module, config: VanillaConfig) -> ServedGenerator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from gan_core.card import (
     LatentInput,
     ModelCard,
     Provenance,
+    Resampling,
     Score,
     StyleInput,
     TensorSpec,
@@ -28,9 +30,13 @@ from gan_core.card import (
 )
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
 SIZE = st.integers(1, 4096)
 INPUTS: st.SearchStrategy[Input] = st.one_of(
     st.builds(LatentInput, dim=SIZE, distribution=st.sampled_from(["normal", "uniform"])),
+    st.builds(
+        LatentInput, dim=SIZE, truncation=st.none() | st.builds(Resampling, maximum=POSITIVE)
+    ),
     st.builds(LabelInput, classes=st.lists(st.text(), min_size=1, max_size=5).map(tuple)),
     st.builds(TruncationInput, default=FINITE, cutoff_layers=st.none() | SIZE),
     st.builds(TextInput, encoder=st.text(), dim=SIZE),
@@ -162,3 +168,43 @@ def test_an_input_is_found_by_its_role() -> None:
     latent = LatentInput(dim=4)
     found = card(inputs=(latent, TruncationInput()))
     assert (found.input("latent"), found.input("label")) == (latent, None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "can_be"),
+    [
+        ((LatentInput(dim=4),), False),
+        ((LatentInput(dim=4, truncation=Resampling()),), True),
+        ((LatentInput(dim=4), TruncationInput()), True),
+        ((LatentInput(dim=4), LatentInput(dim=2, name="e", truncation=Resampling())), True),
+        ((LabelInput(classes=("a",)),), False),
+    ],
+    ids=["latent", "resampled", "ψ", "one of two", "label"],
+)
+def test_a_card_says_whether_a_request_may_truncate(
+    inputs: tuple[Input, ...], can_be: bool
+) -> None:
+    assert card(inputs=inputs).can_be_truncated is can_be
+
+
+def test_a_uniform_latent_cannot_be_truncated() -> None:
+    with pytest.raises(ValidationError, match="only a normal latent can be truncated"):
+        LatentInput(dim=4, distribution="uniform", truncation=Resampling())
+
+
+@pytest.mark.parametrize("limits", [{"minimum": 0.0}, {"maximum": -1.0}], ids=str)
+def test_a_threshold_that_is_not_positive_is_refused(limits: dict[str, float]) -> None:
+    # nothing lies within it: one would draw for ever
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Resampling(**limits)
+
+
+def test_truncation_is_part_of_the_signature() -> None:
+    truncated = card(inputs=(LatentInput(dim=4, truncation=Resampling()),))
+    assert truncated.signature() != card().signature()
+
+
+def test_a_card_written_before_there_was_truncation_has_none() -> None:
+    written = json.loads(card().model_dump_json())
+    del written["inputs"][0]["truncation"]
+    assert ModelCard.model_validate_json(json.dumps(written)) == card()

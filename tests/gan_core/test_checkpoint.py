@@ -143,6 +143,40 @@ def test_an_incomplete_checkpoint_is_never_the_latest(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == tmp_path / "000001.000"
 
 
+@pytest.mark.parametrize(
+    ("before_kimg", "expected"),
+    [
+        (None, "000010.000"),
+        (10.5, "000010.000"),
+        (10.0, "000009.000"),  # at that moment is not before it
+        (9.5, "000009.000"),
+        (2.5, None),
+        (0.0, None),
+    ],
+)
+def test_the_latest_before_a_moment_was_saved_before_it(
+    tmp_path: Path, before_kimg: float | None, expected: str | None
+) -> None:
+    for name in ("000009.000", "000010.000", "000002.500"):
+        checkpoint.save(tmp_path, name, {})
+    latest = checkpoint.latest(tmp_path, before_kimg)
+    assert (latest.name if latest else None) == expected
+
+
+def test_an_incomplete_checkpoint_is_not_gone_back_to(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, "000001.000", {})
+    (tmp_path / "000002.000").mkdir()
+    assert checkpoint.latest(tmp_path, before_kimg=3.0) == tmp_path / "000001.000"
+
+
+def test_only_newer_checkpoints_are_removed(tmp_path: Path) -> None:
+    names = ["000001.000", "000002.000", "000010.000", "000200.000"]
+    for name in names:
+        checkpoint.save(tmp_path, name, {})
+    checkpoint.remove_after(tmp_path, tmp_path / names[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[:2]
+
+
 def test_there_is_no_latest_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "nowhere") is None
 

@@ -218,7 +218,7 @@ def test_a_run_that_diverges_exits_1_with_one_line_and_a_hint(
     tmp_path: Path, invoke: Invoke
 ) -> None:
     # a learning rate at which float32 overflows within a few steps
-    code, _, errors = invoke(*train_arguments(tmp_path / "run", "1", lr="1e+30"))
+    code, _, errors = invoke(*train_arguments(tmp_path / "run", "1", lr_G="1e+30", lr_D="1e+30"))
     assert code == 1
     assert re.fullmatch(
         r"error: \S+ became (nan|inf) at step \d+\n"
@@ -262,7 +262,7 @@ def test_wrong_usage_exits_2_and_says_what_is_wrong(
     [
         (["--set", "resolution_px=abc"], "resolution_px: Input should be a valid integer"),
         (["--set", "resolution_px=-8"], "resolution_px: Input should be greater than or equal"),
-        (["--set", "lrr=1"], "vanilla has no setting 'lrr'; did you mean 'lr'?"),
+        (["--set", "lrr=1"], "vanilla has no setting 'lrr'; did you mean 'lr_D'?"),
         (["--set", "channels=3"], "channels comes from the data and can't be set"),
         (["--config", "/no/such.yaml"], "can't read /no/such.yaml"),
         (["--kimg", "0"], "kimg: Input should be greater than or equal to 0.001 (given 0.0)"),

@@ -45,6 +45,21 @@ def test_a_resumed_order_is_the_rest_of_the_whole_one(
     assert order(images, size, 5, seed=seed, start=done * size) == whole[done:]
 
 
+@given(
+    n=st.integers(8, 20),
+    sizes=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    seed=st.integers(0, 9),
+)
+def test_batches_of_any_size_cut_one_stream(n: int, sizes: list[int], seed: int) -> None:
+    # as where a variant's batch changes over training
+    images, cut = numbered(n), list[int]()
+    for size in sizes:
+        (batch,) = order(images, size, 1, seed=seed, start=len(cut))
+        cut += batch
+    stream = chain(*order(images, 1, len(cut), seed=seed))
+    assert cut == list(stream)
+
+
 @given(n=st.integers(8, 40), size=st.integers(1, 4), world=st.integers(1, 2))
 def test_ranks_share_a_step_without_overlap(n: int, size: int, world: int) -> None:
     images = numbered(n)
@@ -63,7 +78,17 @@ def test_each_epoch_has_another_order() -> None:
     assert both[:4] != both[4:]
 
 
-def test_the_ragged_rest_of_an_epoch_is_dropped() -> None:
+def test_nothing_of_an_epoch_is_dropped() -> None:
+    stream = list(chain(*order(numbered(10), 4, 5)))
+    assert [sorted(stream[:10]), sorted(stream[10:])] == [list(range(10))] * 2
+
+
+def test_a_batch_may_straddle_two_epochs() -> None:
+    whole, batches = order(numbered(10), 10, 2), order(numbered(10), 4, 3)
+    assert batches[2] == whole[0][8:] + whole[1][:2]
+
+
+def test_every_batch_is_full() -> None:
     assert {len(batch) for batch in order(numbered(10), 4, 6)} == {4}
 
 
@@ -85,6 +110,14 @@ def test_pixels_become_floats_from_minus_one_to_one() -> None:
     images = Images(pixels, DataSource(name="a", fingerprint="0"))
     batch = images.batch(np.arange(3)).to(CPU)
     torch.testing.assert_close(batch.real.flatten(), torch.tensor([-1.0, -0.6, 1.0]))
+
+
+def test_floats_are_taken_as_they_are() -> None:
+    # points in the plane: no levels to be scaled
+    points = np.array([[0.25, -0.5]], np.float32).reshape(1, 2, 1, 1)
+    images = Images(points, DataSource(name="a", fingerprint="0"))
+    batch = images.batch(np.arange(1)).to(CPU)
+    assert (batch.real.dtype, batch.real.flatten().tolist()) == (torch.float32, [0.25, -0.5])
 
 
 def test_labels_stay_with_their_images() -> None:

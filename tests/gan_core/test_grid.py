@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gan_core.grid import grid, to_pil
+from gan_core.grid import grid, scatter, to_pil
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -33,3 +33,27 @@ def test_each_image_lies_in_its_cell() -> None:
 def test_gaps_and_empty_cells_are_dark_grey() -> None:
     pixels = np.asarray(grid(np.full((3, 2, 2, 1), 255, np.uint8), columns=2, gap_px=1))
     assert [pixels[0, 0], pixels[3, 3], pixels[4, 4]] == [32, 32, 32]
+
+
+def dots(*points: tuple[int, int]) -> list[tuple[int, int]]:
+    """Row and column of what is bright."""
+    pixels = np.asarray(scatter(np.array(points, np.uint8)))
+    return [(int(row), int(column)) for row, column in np.argwhere(pixels == 255)]
+
+
+@pytest.mark.parametrize(
+    ("point", "place"), [((0, 0), (255, 0)), ((255, 255), (0, 255)), ((10, 30), (225, 10))]
+)
+def test_a_point_lies_at_x_to_the_right_and_y_upwards(
+    point: tuple[int, int], place: tuple[int, int]
+) -> None:
+    assert dots(point) == [place]
+
+
+def test_points_at_one_place_are_one_dot() -> None:
+    assert len(dots((3, 4), (3, 4), (5, 6))) == 2
+
+
+def test_a_scatter_is_256_px_square_and_dark_elsewhere() -> None:
+    image = scatter(np.zeros((0, 2), np.uint8))
+    assert (image.size, image.getextrema()) == ((256, 256), (32, 32))

@@ -16,7 +16,11 @@ import gan_core
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnx", "onnxruntime", "torchvision", "sklearn", "accelerate", "fastapi")
-MODULES = sorted(info.name for info in pkgutil.iter_modules(gan_core.__path__))
+MODULES = sorted(
+    info.name.removeprefix("gan_core.")
+    for info in pkgutil.walk_packages(gan_core.__path__, "gan_core.")
+    if not info.name.startswith("gan_core.templates")
+)
 
 
 def loaded(code: str, *arguments: str) -> list[str]:
@@ -72,7 +76,9 @@ def test_a_folder_in_plugins_has_an_entry_point(package: str) -> None:
 
 def defined(module: str) -> list[str]:
     """Public classes and functions that a module defines itself."""
-    tree = ast.parse((ROOT / "gan_core" / f"{module}.py").read_text())
+    path = ROOT / "gan_core" / module.replace(".", "/")
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(source.read_text())
     kinds = (ast.ClassDef, ast.FunctionDef)
     return [n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats  # type: ignore[import-untyped] # comes without types
 
 from gan_core.card import (
     CameraInput,
@@ -20,6 +21,7 @@ from gan_core.card import (
 from gan_core.latents import SEED_LIMIT, draw, latents, random_seed, seed_range
 
 PINNED = [0.059911, 0.0155596, -1.16444]
+PINNED_AGAIN = -0.132647
 SEEDS = st.integers(0, SEED_LIMIT - 1)
 INPUTS: list[Input] = [
     LatentInput(dim=5),
@@ -75,6 +77,54 @@ def test_a_drawn_value_has_the_served_type_and_shape(item: Input) -> None:
 def test_a_uniform_latent_is_within_one(seed: int) -> None:
     z = latents(LatentInput(dim=64, distribution="uniform"), [seed])
     assert np.abs(z).max() <= 1
+
+
+THRESHOLD = st.floats(0.05, 5.0)
+NORMAL = LatentInput(dim=16)
+
+
+@given(seed=SEEDS, threshold=THRESHOLD)
+def test_a_truncated_latent_is_within_the_threshold(seed: int, threshold: float) -> None:
+    assert np.abs(latents(NORMAL, [seed], threshold)).max() <= threshold
+
+
+@given(seed=SEEDS, threshold=THRESHOLD)
+def test_truncation_draws_again_only_what_is_beyond(seed: int, threshold: float) -> None:
+    whole, truncated = latents(NORMAL, [seed]), latents(NORMAL, [seed], threshold)
+    within = np.abs(whole) <= threshold
+    np.testing.assert_array_equal(truncated[within], whole[within])
+
+
+@given(seed=SEEDS, n=st.integers(1, 5), threshold=THRESHOLD)
+def test_truncation_is_a_function_of_the_seed_alone(seed: int, n: int, threshold: float) -> None:
+    seeds = seed_range(seed, n)
+    together = latents(NORMAL, seeds, threshold)
+    alone = np.concatenate([latents(NORMAL, [one], threshold) for one in seeds])
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("threshold", [0.04, 0.5, 1.0, 2.0])
+def test_truncation_gives_the_truncated_normal(threshold: float) -> None:
+    z = latents(LatentInput(dim=20_000), [7], threshold)[0]
+    expected = stats.truncnorm(-threshold, threshold).cdf
+    assert stats.kstest(z, expected).pvalue > 0.01
+
+
+def test_a_truncated_latent_is_the_same_for_ever() -> None:
+    # pinned, as the whole one is: the third lies beyond 1 and is drawn again
+    z = latents(LatentInput(dim=3), [0], threshold=1.0)[0]
+    assert [float(f"{value:.6g}") for value in z] == [*PINNED[:2], PINNED_AGAIN]
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0])
+def test_a_threshold_that_nothing_lies_within_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=f"can't be truncated at {threshold}"):
+        latents(NORMAL, [0], threshold)
+
+
+def test_a_uniform_latent_is_not_truncated_in_silence() -> None:
+    with pytest.raises(ValueError, match=r"a uniform latent can't be truncated at 0\.5"):
+        latents(LatentInput(dim=4, distribution="uniform"), [0], 0.5)
 
 
 def test_labels_go_round_the_classes() -> None:

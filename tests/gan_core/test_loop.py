@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -22,9 +24,15 @@ from torch import Tensor, nn
 from gan_core import checkpoint, hookimpl
 from gan_core.card import DataSource, LatentInput
 from gan_core.data import Batch, Images
-from gan_core.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from gan_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    TrainingDiverged,
+    TrainingUnhealthy,
+)
 from gan_core.export import ServedGenerator
-from gan_core.loop import Interrupted, fit, seed_everything
+from gan_core.loop import Interrupted, Silent, fit, seed_everything
 from gan_core.plugins import Plugins
 from gan_core.run import Run
 from gan_core.variant import TrainConfig, Variant
@@ -97,7 +105,7 @@ Train = Callable[..., Path]
 def run(tmp_path: Path) -> Callable[..., Run]:
     """A run of ``steps`` steps; its folder is made once."""
 
-    def make(steps: float = 6, **settings: float) -> Run:
+    def make(steps: float = 6, **settings: Any) -> Run:
         config = TrainConfig(
             batch_size=BATCH,
             resolution_px=8,
@@ -539,3 +547,166 @@ def test_tensorboard_gets_every_statistic(run: Callable[..., Run], train: Train)
     events = EventAccumulator(str(made.path))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss/D")] == [(20, 1.5), (40, 3.5)]
+
+
+class Doubling(TrainConfig):
+    """Twice the batch from 20 images on."""
+
+    def batch_size_at(self, kimg: float) -> int:
+        return BATCH if kimg < 0.02 else 2 * BATCH
+
+
+def test_batches_are_as_large_as_the_configuration_says_for_the_moment(
+    run: Callable[..., Run], train: Train
+) -> None:
+    config = Doubling.model_validate(run(steps=10).config.model_dump())
+    trainer = Scripted()
+    train(replace(run(steps=10), config=config), trainer)
+    assert [len(batch) for batch in trainer.batches] == [10, 10, 20, 20, 20, 20]
+
+
+def test_a_change_of_batch_size_leaves_out_no_image(run: Callable[..., Run], train: Train) -> None:
+    one, two = Scripted(), Scripted()
+    config = Doubling.model_validate(run(steps=10).config.model_dump())
+    train(replace(run(steps=10), config=config), one)
+    trained = replace(run(steps=10), path=run().path.parent / "other")
+    trained.create()
+    train(trained, two)
+    assert torch.equal(torch.cat(one.batches), torch.cat(two.batches))
+
+
+def unhealthy(step: int) -> dict[str, float]:
+    """Fakes all alike from step 5 on, where it is the first time that those are reached."""
+    return {"diversity": 0.0 if step > 4 else 1.0}
+
+
+def events(run: Run) -> list[tuple[str, float]]:
+    rows = map(json.loads, (run.path / "guard.jsonl").read_text().splitlines())
+    return [(row["event"], row["kimg"]) for row in rows]
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_lasting_symptom_is_warned_of_once(run: Callable[..., Run], train: Train) -> None:
+    told, made = Told(), run(steps=12, guard_patience_kimg=0.02)
+    train(made, Scripted(unhealthy), progress=told)
+    # seen at the ticks of 60, 80, 100 and 120 images
+    assert events(made) == [("warning", 0.08)]
+    assert told.said == [
+        "at 0.08 kimg: fakes vary 0 times as much as reals, below 0.02: mode collapse"
+    ]
+
+
+def test_a_symptom_that_passes_is_none(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=12, guard_patience_kimg=0.03)
+    train(made, Scripted(lambda step: {"diversity": 0.0 if step in (5, 6) else 1.0}))
+    assert not (made.path / "guard.jsonl").exists()
+
+
+def test_the_guard_can_be_off(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=12, guard="off", guard_patience_kimg=0)
+    train(made, Scripted(unhealthy))
+    assert not (made.path / "guard.jsonl").exists()
+
+
+def test_the_guard_can_stop_a_run(run: Callable[..., Run], train: Train) -> None:
+    with pytest.raises(TrainingUnhealthy, match="at step 6: fakes vary 0 times as much"):
+        train(run(steps=12, guard="stop", guard_patience_kimg=0), Scripted(unhealthy))
+
+
+class Once:
+    """Statistics that are bad at some steps, the first time they are reached."""
+
+    def __init__(self, name: str, value: float, steps: set[int]) -> None:
+        self.name, self.value, self.left = name, value, steps
+
+    def __call__(self, step: int) -> dict[str, float]:
+        bad = step in self.left
+        self.left.discard(step)
+        return {self.name: self.value if bad else 1.0}
+
+
+ROLLBACK = {"guard": "rollback", "guard_patience_kimg": 0.0, "checkpoint_kimg": 0.02}
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss/D", math.nan), ("diversity", 0.0)])
+def test_a_run_goes_back_to_the_last_healthy_checkpoint_and_on(
+    run: Callable[..., Run], train: Train, name: str, value: float
+) -> None:
+    made, trainer = run(steps=10, **ROLLBACK), Scripted(Once(name, value, {5, 6}))
+    path = train(made, trainer)
+    assert (path.name, trainer.steps) == ("000000.100", 10)
+    assert [event for event, _ in events(made)] == ["rollback"]
+    assert len(trainer.batches) == 12  # steps 5 and 6 came twice
+
+
+def test_the_noise_is_another_after_a_rollback(run: Callable[..., Run], train: Train) -> None:
+    drawn: list[float] = []
+
+    class Noisy(Scripted):
+        def step(self, batch: Batch) -> dict[str, Tensor]:
+            drawn.append(torch.rand(()).item())
+            return super().step(batch)
+
+    train(run(steps=8, **ROLLBACK), Noisy(Once("diversity", 0.0, {5, 6})))
+    assert len(set(drawn)) == len(drawn) == 10
+
+
+def test_checkpoints_saved_while_a_symptom_lasted_are_not_healthy(
+    run: Callable[..., Run], train: Train
+) -> None:
+    settings = {**ROLLBACK, "guard_patience_kimg": 0.04, "keep_checkpoints": 9}
+    made = run(steps=12, **settings)
+    trainer = Scripted(Once("diversity", 0.0, {5, 6, 7, 8, 9, 10}))
+    train(made, trainer)
+    # seen first at 60 images, acted on at 100: back to 40
+    assert len(trainer.batches) == 10 + 12 - 4
+
+
+def test_a_run_that_keeps_failing_is_given_up(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=10, **ROLLBACK, guard_rollbacks=2)
+    with pytest.raises(TrainingUnhealthy) as caught:
+        train(made, Scripted(unhealthy))
+    assert caught.value.__notes__ == ["rolled back 2 times already (guard_rollbacks)"]
+    assert [event for event, _ in events(made)] == ["rollback", "rollback"]
+
+
+def test_rollbacks_are_counted_through_a_resume(run: Callable[..., Run], train: Train) -> None:
+    settings = {**ROLLBACK, "guard_rollbacks": 1}
+    train(run(steps=8, **settings), Scripted(Once("diversity", 0.0, {5, 6})))
+    with pytest.raises(TrainingUnhealthy):
+        train(run(steps=12, **settings), Scripted(Once("diversity", 0.0, {9, 10})))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(
+    run: Callable[..., Run], train: Train
+) -> None:
+    with pytest.raises(TrainingDiverged, match="loss/D became nan at step 1"):
+        train(run(guard="rollback"), Scripted(Once("loss/D", math.nan, {1})))
+
+
+def test_a_rolled_back_run_that_is_resumed_is_the_uninterrupted_one(
+    run: Callable[..., Run], train: Train
+) -> None:
+    def bad(step: int) -> dict[str, float]:
+        return {"diversity": 0.0 if step in (5, 6) and len(seen) < 7 else 1.0}
+
+    seen: list[Tensor] = []
+    trainer = Scripted(bad)
+    trainer.batches = seen
+    whole = checkpoint.load(train(run(steps=10, **ROLLBACK), trainer))
+    shutil.rmtree(run().path)
+    seen.clear()
+    for steps in (8, 10):
+        again = Scripted(bad)
+        again.batches = seen
+        path = train(run(steps=steps, **ROLLBACK), again)
+    state = checkpoint.load(path)
+    assert torch.equal(state["rng"][0]["torch"], whole["rng"][0]["torch"])
+    assert state["guard"] == whole["guard"]

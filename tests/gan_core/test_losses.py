@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from gan_core.losses import (
@@ -14,6 +16,7 @@ from gan_core.losses import (
     LeastSquares,
     Minimax,
     NonSaturating,
+    Relativistic,
     Wasserstein,
 )
 
@@ -25,6 +28,8 @@ LOSSES: list[AdversarialLoss] = [
     LeastSquares(real_target=0.9),
     Hinge(),
     Wasserstein(),
+    Wasserstein(drift=0.3),
+    Relativistic(),
 ]
 LOG3 = math.log(3.0)  # sigmoid(log 3) = 3/4
 
@@ -45,6 +50,8 @@ def double(*values: float) -> Tensor:
         (LeastSquares(0.9), 0.5 * (LOG3 - 0.9) ** 2),
         (Hinge(), 1.0),  # log 3 > 1, so the real half is 0; the fake half is 1 + 0
         (Wasserstein(), -LOG3),
+        (Wasserstein(drift=0.5), -LOG3 + 0.5 * LOG3**2),
+        (Relativistic(), math.log(4 / 3)),  # −log σ(log 3 − 0)
     ],
 )
 def test_discriminator_loss_equals_the_closed_form(loss: AdversarialLoss, expected: float) -> None:
@@ -67,6 +74,12 @@ def test_generator_loss_equals_the_closed_form(loss: AdversarialLoss, expected: 
     assert loss.generator(double(LOG3), None).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_relativistic_generator_loss_equals_the_closed_form() -> None:
+    # −log σ(D(G(z)) − D(x)) = −log σ(0 − log 3) = −log(1/4)
+    loss = Relativistic().generator(double(0.0), double(LOG3))
+    assert loss.item() == pytest.approx(math.log(4), abs=1e-12)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_discriminator_gradient_equals_finite_differences(loss: AdversarialLoss) -> None:
     real, fake = double(-2.3, 0.4, 1.7).requires_grad_(), double(0.2, -1.6, 3.1).requires_grad_()
@@ -75,8 +88,10 @@ def test_discriminator_gradient_equals_finite_differences(loss: AdversarialLoss)
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_generator_gradient_equals_finite_differences(loss: AdversarialLoss) -> None:
-    fake = double(0.2, -1.6, 3.1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: loss.generator(logits, None), (fake,))
+    fake, real = double(0.2, -1.6, 3.1).requires_grad_(), double(-2.3, 0.4, 1.7).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda fake, real: loss.generator(fake, real if loss.needs_real else None), (fake, real)
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -117,5 +132,47 @@ def test_a_target_outside_half_to_one_is_refused(target: float) -> None:
         NonSaturating(target)
 
 
-def test_no_built_in_loss_needs_real_logits_in_the_generator_step() -> None:
-    assert not any(loss.needs_real for loss in LOSSES)
+def test_drift_is_of_the_reals_alone() -> None:
+    # Karras et al. 2018: ε·D(x)², which leaves D(G(z)) free
+    loss = Wasserstein(drift=2.0)
+    moved = loss.discriminator(double(3.0), double(9.0)) - loss.discriminator(
+        double(3.0), double(4.0)
+    )
+    assert moved.item() == 5.0
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
+def test_relativistic_losses_do_not_see_a_shift_of_all_logits(
+    real: float, fake: float, shift: float
+) -> None:
+    loss = Relativistic()
+    for side in (loss.discriminator, lambda x, y: loss.generator(y, x)):
+        here, there = (
+            side(double(real), double(fake)),
+            side(double(real + shift), double(fake + shift)),
+        )
+        torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
+
+
+def test_the_relativistic_game_is_symmetric() -> None:
+    real, fake = double(-2.3, 0.4), double(0.2, -1.6)
+    loss = Relativistic()
+    assert torch.equal(loss.generator(real, fake), loss.discriminator(real, fake))
+
+
+def test_only_the_relativistic_loss_needs_real_logits_in_the_generator_step() -> None:
+    assert [loss for loss in LOSSES if loss.needs_real] == [Relativistic()]
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.boundary is not None], ids=repr)
+def test_a_discriminator_that_cannot_tell_settles_at_the_boundary(loss: AdversarialLoss) -> None:
+    # real and fake look the same, so they share a logit: the loss has its minimum there
+    assert loss.boundary is not None
+    logit = double(loss.boundary).requires_grad_()
+    (slope,) = torch.autograd.grad(loss.discriminator(logit, logit).sum(), logit)
+    assert slope.item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [Wasserstein(), Relativistic()])
+def test_a_loss_of_differences_has_no_boundary(loss: AdversarialLoss) -> None:
+    assert loss.boundary is None

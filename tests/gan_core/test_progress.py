@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from gan_core.progress import training_progress
@@ -36,3 +37,12 @@ def test_a_budget_that_was_overrun_has_no_time_left() -> None:
         progress.step(1016)
         progress.tick(STATS)
     assert "  0 s left" in console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_warning_is_a_line_of_its_own(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, no_color=True)
+    with training_progress(console, total_kimg=2) as progress:
+        progress.warn("at 3 kimg: [D] is right about 99.5% of images")
+    text: str = console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
+    assert "warning: at 3 kimg: [D] is right about 99.5% of images\n" in text

@@ -46,7 +46,15 @@ def test_the_entry_point_names_the_package(project: Path) -> None:
 
 
 def test_classes_are_named_after_the_project(project: Path) -> None:
-    assert "class MyGanConfig(TrainConfig):" in (project / "my_gan" / "trainer.py").read_text()
+    assert (
+        "class MyGanConfig(AdversarialConfig):" in (project / "my_gan" / "trainer.py").read_text()
+    )
+
+
+def test_the_networks_are_told_of_the_toolbox(project: Path) -> None:
+    # what feature_matching asks for, and what the setting minibatch decides
+    networks = (project / "my_gan" / "networks.py").read_text()
+    assert ("def features(" in networks, "minibatch=minibatch" in networks) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["My", "my-gan", "1gan", "", "../up", "class", "a b"])

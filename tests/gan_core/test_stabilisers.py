@@ -1,4 +1,4 @@
-"""Moving averages, noise, gradient norms and clipping, against closed forms."""
+"""Averages, noise, gradient norms, clipping and historical averages, against closed forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from gan_core.stabilisers import EMA, ClipGradients, InstanceNoise, MonitorGradients, Stabiliser
+from gan_core.data import Batch
+from gan_core.networks import Plain
+from gan_core.penalties import PenaltyInputs
+from gan_core.stabilisers import (
+    EMA,
+    ClipGradients,
+    ClipWeights,
+    HistoricalAverage,
+    InstanceNoise,
+    MonitorGradients,
+    Stabiliser,
+)
 
 
 def followed(start: float = 0.0) -> nn.Linear:
@@ -172,6 +183,25 @@ def test_a_network_that_did_not_step_reports_no_norm() -> None:
     assert stats == {}
 
 
+@pytest.mark.parametrize(("limit", "above"), [(4.9, 1.0), (5.0, 0.0)])
+def test_a_norm_above_the_limit_is_reported(limit: float, above: float) -> None:
+    G = with_gradients(3.0, 4.0)
+    monitor = MonitorGradients(limit, G=G)
+    monitor.on_gradients(G)
+    stats: dict[str, Tensor] = {}
+    monitor.after_step(stats, 1)
+    assert stats["gradient_excess/G"].item() == above
+
+
+def test_without_a_limit_there_is_no_excess() -> None:
+    G = with_gradients(1e9)
+    monitor = MonitorGradients(G=G)
+    monitor.on_gradients(G)
+    stats: dict[str, Tensor] = {}
+    monitor.after_step(stats, 1)
+    assert stats.keys() == {"gradient_norm/G"}
+
+
 @pytest.mark.parametrize(("max_norm", "expected"), [(2.5, 2.5), (10.0, 5.0)])
 def test_clipping_bounds_the_norm_and_leaves_smaller_ones(max_norm: float, expected: float) -> None:
     network = with_gradients(3.0, 4.0)
@@ -185,13 +215,110 @@ def test_a_clipping_norm_that_is_not_positive_is_refused() -> None:
         ClipGradients(0)
 
 
+def with_weights(*values: float) -> nn.Linear:
+    network = nn.Linear(len(values), 1, bias=False)
+    network.weight.data = torch.tensor([values])
+    return network
+
+
+def test_weights_are_clamped_to_the_limit_on_both_sides() -> None:
+    critic = with_weights(-3.0, -0.01, 0.0, 0.01, 3.0)
+    ClipWeights(critic, 0.02).after_update(critic)
+    torch.testing.assert_close(critic.weight.data, torch.tensor([[-0.02, -0.01, 0.0, 0.01, 0.02]]))
+
+
+def test_only_the_critics_weights_are_clamped() -> None:
+    critic, generator = with_weights(3.0), with_weights(3.0)
+    ClipWeights(critic, 0.02).after_update(generator)
+    assert (weight(generator), weight(critic)) == (3.0, 3.0)
+
+
+def test_a_limit_of_weights_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match="limit 0 is not above 0"):
+        ClipWeights(followed(), 0)
+
+
+NETWORK, IMAGES = Plain(nn.Identity()), torch.zeros(2, 1)
+NOTHING = PenaltyInputs(NETWORK, NETWORK, IMAGES, IMAGES, IMAGES, None)
+"""A historical average looks at parameters alone."""
+
+
+def distance(average: HistoricalAverage) -> float:
+    return average.penalty(NOTHING).item()
+
+
+def test_the_historical_mean_is_that_of_all_parameters_there_were() -> None:
+    network = nn.Linear(3, 2)
+    average = HistoricalAverage(network, 1.0)
+    past = [network.weight.detach().clone()]
+    for _ in range(20):
+        nn.init.normal_(network.weight)
+        average.after_update(network)
+        past.append(network.weight.detach().clone())
+    torch.testing.assert_close(average.mean[0], torch.stack(past).mean(0))
+
+
+def test_historical_averaging_is_the_squared_distance_to_the_mean() -> None:
+    network = with_weights(0.0, 0.0)
+    average = HistoricalAverage(network, 0.5)
+    network.weight.data = torch.tensor([[3.0, 4.0]])
+    assert distance(average) == 12.5
+
+
+def test_historical_averaging_starts_at_none() -> None:
+    assert distance(HistoricalAverage(nn.Linear(3, 2), 1.0)) == 0.0
+
+
+def test_historical_averaging_adds_up_over_parameters() -> None:
+    network = nn.Linear(1, 1)
+    for parameter, value in zip(network.parameters(), (1.0, 2.0), strict=True):
+        nn.init.constant_(parameter, value)
+    average = HistoricalAverage(network, 1.0)
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    assert distance(average) == 5.0
+
+
+def test_a_historical_average_follows_its_own_network() -> None:
+    network, other = with_weights(1.0), with_weights(5.0)
+    average = HistoricalAverage(network, 1.0)
+    average.after_update(other)
+    assert (average.mean[0].item(), average.count) == (1.0, 1)
+
+
+def test_historical_averaging_gradient_equals_finite_differences() -> None:
+    network = nn.Linear(3, 2).double()
+    average = HistoricalAverage(network, 0.7)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    assert torch.autograd.gradcheck(
+        lambda *parameters: average.penalty(NOTHING), tuple(network.parameters())
+    )
+
+
+def test_a_loaded_historical_average_goes_on_as_the_saved_one() -> None:
+    ours, theirs = HistoricalAverage(followed(1.0), 1.0), HistoricalAverage(followed(7.0), 1.0)
+    nn.init.constant_(ours.network.weight, 2.0)  # type: ignore[arg-type] # a parameter
+    ours.after_update(ours.network)
+    theirs.load(ours.state())
+    ends = []
+    for average in (ours, theirs):
+        nn.init.constant_(average.network.weight, 6.0)  # type: ignore[arg-type] # a parameter
+        average.after_update(average.network)
+        ends.append(average.mean[0].item())
+    assert ends == [3.0, 3.0]  # the mean of 1, 2 and 6
+
+
 def test_the_base_does_nothing() -> None:
     base, stats = Stabiliser(), {"loss/D": torch.tensor(1.0)}
-    images = torch.ones(1)
-    base.on_gradients(followed())
+    images, network = torch.ones(1), followed(2.0)
+    batch = Batch(images)
+    base.on_gradients(network)
+    base.after_update(network)
     base.after_step(stats, 1)
     base.load(base.state())
-    assert (base.view(images) is images, list(stats)) == (True, ["loss/D"])
+    assert (base.before_step(batch, 1.0) is batch, base.view(images) is images) == (True, True)
+    assert (weight(network), list(stats)) == (2.0, ["loss/D"])
 
 
 def test_an_average_of_an_endless_half_life_never_moves() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TRAINS = "both networks change in two steps, all finite"
 IMAGES = "images are uint8 NHWC of the configured size"
 STATE = "state survives a checkpoint"
-RESUME = "train 2n equals train n and resume n, bit for bit"
+RESUME = "resumed after any step, it goes on bit for bit the same"
 SEED = "the same seed gives the same image in any batch"
 EXPORT = "exports to ONNX with parity and no random op; card is valid"
 CONFIG = "every config field says what it is"
@@ -137,6 +137,18 @@ class DrawsElsewhere(Changed):
         return super().step(Batch(batch.real + noise, batch.label))
 
 
+class DriftsLate(Changed):
+    """Keeps something to itself, which matters from the ninth step on."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        self.drift = 0.0
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        self.drift += 0.1 * (self.trainer.d_steps >= 8)
+        return super().step(Batch(batch.real + self.drift, batch.label))
+
+
 class Pickled(Changed):
     def state(self) -> dict[str, Any]:
         return super().state() | {"more": object()}
@@ -215,6 +227,7 @@ MUTATIONS: list[tuple[str, Callable[[Variant], Variant], str]] = [
     (STATE, trained_by(Pickled), "state holds a object at '/more'"),
     (RESUME, trained_by(SavesNoOptimiser), "tensors differ"),
     (RESUME, trained_by(DrawsElsewhere), "tensors differ"),
+    (RESUME, trained_by(DriftsLate), "from 000000.288 to 000000.320 kimg: "),
     (SEED, lambda v: with_z(v, lambda z: z - z.mean(0)), "depends on who shares its batch"),
     (SEED, lambda v: with_z(v, lambda z: z + next(COUNTER)), "depends on who shares its batch"),
     (EXPORT, lambda v: with_z(v, lambda z: z + torch.randn_like(z)), "draws random numbers"),
@@ -240,6 +253,15 @@ def test_a_check_fails_for_what_it_is_for(
     variant = replace(vanilla, tiny={**vanilla.tiny, "batch_size": 32})
     (result,) = run_checks(broken(variant), [named(variant, name)])
     assert message in (result.error or "")
+
+
+def test_a_run_whose_batch_grows_is_resumed_after_each_of_its_steps(vanilla: Variant) -> None:
+    class Growing(vanilla.config):  # type: ignore[misc, name-defined] # of any variant
+        def batch_size_at(self, kimg: float) -> int:
+            return 4 if kimg < 0.012 else 8
+
+    (result,) = run_checks(replace(vanilla, config=Growing), [named(vanilla, RESUME)])
+    assert result.error is None
 
 
 def test_every_check_of_the_kit_is_broken_above(vanilla: Variant) -> None:

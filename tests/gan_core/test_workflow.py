@@ -93,10 +93,10 @@ def test_config_yaml_holds_every_setting(trained: Path, vanilla: Variant) -> Non
     ("settings", "message"),
     [
         ({"widht": 3}, r"vanilla has no setting 'widht'; did you mean 'widths'\?"),
-        ({"lr": -1}, r"lr: Input should be greater than 0 \(given -1\)"),
-        ({"lr": -1, "z_dim": 0}, r"z_dim: .*; lr: "),
+        ({"lr_G": -1}, r"lr_G: Input should be greater than 0 \(given -1\)"),
+        ({"lr_G": -1, "z_dim": 0}, r"lr_G: .*; z_dim: "),
         ({"resolution_px": "big"}, r"resolution_px: .* \(given 'big'\)"),
-        ({"resolution_px": 4}, "resolution_px: Input should be greater than or equal to 8"),
+        ({"resolution_px": 4}, "resolution_px 4 is below 8"),
         ({"classes": ["a"]}, "classes comes from the data and can't be set"),
     ],
 )
@@ -111,8 +111,8 @@ def test_a_setting_that_cannot_be_used_starts_no_run(
 def test_settings_are_checked_before_the_data_are_touched(
     tmp_path: Path, plugins: Plugins, vanilla: Variant
 ) -> None:
-    with pytest.raises(ConfigError, match="lr: "):
-        start_run(tmp_path / "run", vanilla, "folder:/no/such", {"lr": -1}, plugins)
+    with pytest.raises(ConfigError, match="lr_G: "):
+        start_run(tmp_path / "run", vanilla, "folder:/no/such", {"lr_G": -1}, plugins)
 
 
 @pytest.mark.parametrize("data", ["folder:/no/such", "digits:9"])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from gan_core.card import LatentInput
+from gan_core.layers import MinibatchStddev
 from gan_core.losses import NonSaturating
 from gan_core.stabilisers import InstanceNoise
 from gan_core.testing import built, tiny_config
@@ -20,6 +21,7 @@ from gan_dcgan.trainer import DCGANConfig, build
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gan_core.layers import Minibatch
     from gan_core.plugins import Plugins
     from gan_core.trainer import AdversarialStep
     from gan_core.variant import Variant
@@ -67,6 +69,26 @@ def test_norm_layers_start_around_one() -> None:
     scales = torch.cat([norm.weight for norm in norms])
     # 960 draws of N(1, 0.02): six standard errors
     assert abs(scales.mean().item() - 1) < 6 * 0.02 / len(scales) ** 0.5
+
+
+@pytest.mark.parametrize("side_px", SIDES_PX)
+def test_features_are_the_last_map(side_px: int) -> None:
+    D = Discriminator(4, side_px, 1)
+    found = D.features(torch.randn(3, 1, side_px, side_px))
+    assert found.shape == (3, D.head.in_channels, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["none", "discrimination", "stddev"])
+def test_the_head_judges_features_and_what_the_minibatch_layer_appends(kind: Minibatch) -> None:
+    D, images = Discriminator(4, 16, 1, kind).eval(), torch.randn(3, 1, 16, 16)
+    features = D.features(images)
+    assert D.head.in_channels == features.shape[1] + D.minibatch.added
+    assert torch.equal(D.head(D.minibatch(features)).flatten(), D(images))
+
+
+def test_the_configured_minibatch_layer_is_the_discriminators() -> None:
+    trainer = build(DCGANConfig(minibatch="stddev", width=4), Accelerator(cpu=True))
+    assert isinstance(trainer.raw_D.minibatch, MinibatchStddev)
 
 
 @pytest.mark.parametrize("side_px", [12, 24, 48, 100])

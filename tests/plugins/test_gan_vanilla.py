@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gan_core.data import Batch
-from gan_core.losses import Minimax, NonSaturating
+from gan_core.losses import Hinge, Minimax, NonSaturating
 from gan_core.testing import built, tiny_config
 from gan_vanilla.networks import Discriminator, Generator
 from gan_vanilla.trainer import VanillaConfig, build
@@ -83,7 +84,13 @@ def test_an_average_is_kept_if_set(halflife: float, kept: bool) -> None:
 
 def test_it_learns_the_level_of_a_plain_image() -> None:
     config = VanillaConfig(
-        widths=(16, 32), resolution_px=8, channels=1, z_dim=4, lr=2e-3, ema_halflife_kimg=0
+        widths=(16, 32),
+        resolution_px=8,
+        channels=1,
+        z_dim=4,
+        lr_G=2e-3,
+        lr_D=2e-3,
+        ema_halflife_kimg=0,
     )
     trainer = build(config, Accelerator(cpu=True))
     for _ in range(300):
@@ -108,11 +115,15 @@ def momentum_as_epsilon(trainer: AdversarialStep) -> None:
 
 
 def two_to_one(trainer: AdversarialStep) -> None:
-    trainer.n_critic = lambda g_steps: 2
+    trainer.players["D"] = replace(trainer.players["D"], steps=lambda g_steps: 2)
 
 
 def saturate(trainer: AdversarialStep) -> None:
     trainer.loss = Minimax()
+
+
+def judge_by_margins(trainer: AdversarialStep) -> None:
+    trainer.loss = Hinge()
 
 
 BREAKS: dict[str, Callable[[AdversarialStep], None]] = {
@@ -121,6 +132,7 @@ BREAKS: dict[str, Callable[[AdversarialStep], None]] = {
     "BatchNorm's epsilon is tiny, not its momentum": momentum_as_epsilon,
     "one D step per G step": two_to_one,
     "G maximises log D(G(z))": saturate,
+    "a D trained to its optimum is p_data / (p_data + p_g)": judge_by_margins,
 }
 
 
