@@ -31,18 +31,20 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder per model, each as ``ganforge export`` would leave it."""
     from gan_core.card import DataSource
     from gan_core.export import export
-    from tests.serving.gan import contrasted
+    from tests.serving.gan import contrasted, contrasted_classes
     from tests.serving.graphs import LABELLED_INPUTS, fragile, slow, watermark, write_export
 
     root = tmp_path_factory.mktemp("exports")
-    export(
-        contrasted(),
-        root / "tiny_dcgan",
-        model="tiny_dcgan",
-        variant="dcgan",
-        data=DataSource(name="none", fingerprint="0" * 12),
-        trained_kimg=0.0,
-    )
+    for variant, served in (("dcgan", contrasted()), ("biggan", contrasted_classes())):
+        name = f"tiny_{variant}"
+        export(
+            served,
+            root / name,
+            model=name,
+            variant=variant,
+            data=DataSource(name="none", fingerprint="0" * 12),
+            trained_kimg=0.0,
+        )
     write_export(root / "marked", "marked")
     write_export(root / "slow", "slow", slow(), LABELLED_INPUTS)
     write_export(root / "fragile", "fragile", fragile(), LABELLED_INPUTS)

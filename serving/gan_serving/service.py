@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gan_core.card import LabelInput, LatentInput, ModelCard, TruncationInput
+from gan_core.card import LabelInput, LatentInput, ModelCard, Resampling, TruncationInput
 from gan_core.errors import (
     DeadlineExceeded,
     InternalError,
@@ -23,7 +23,7 @@ from gan_core.errors import (
     QueueFull,
     Unavailable,
 )
-from gan_core.latents import draw, random_seed, seed_range
+from gan_core.latents import draw, latents, random_seed, seed_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,13 +175,17 @@ def _tensors(
         match item:
             case LatentInput() if request.latents is not None:
                 inputs[item.name] = _latents(request.latents, n, item.dim)
+            case LatentInput(truncation=Resampling() as range_) if request.truncation is not None:
+                _check_truncation(request.truncation, range_)
+                inputs[item.name] = latents(item, seeds, request.truncation)
             case LabelInput():
                 labels = _labels(request, n)
                 if labels:
                     indices = [_class_index(label, item, card.model) for label in labels]
                     inputs[item.name] = np.array(indices, dtype=np.int64)[:, None]
             case TruncationInput() if request.truncation is not None:
-                inputs[item.name] = _truncation(request.truncation, item, n)
+                _check_truncation(request.truncation, item)
+                inputs[item.name] = np.full((n, 1), request.truncation, dtype=np.float32)
     return seeds, inputs
 
 
@@ -215,14 +219,20 @@ def _refuse_unused(request: GenerationRequest, card: ModelCard) -> None:
     other = [item.role for item in card.inputs if item.role not in GENERATED_FROM]
     if other:
         raise NotSupported(f"{card.model!r} needs a {other[0]} input: it can't generate from noise")
-    for field, role in (
-        ("label", "label"),
-        ("labels", "label"),
-        ("truncation", "truncation"),
-        ("latents", "latent"),
-    ):
+    for field, role in (("label", "label"), ("labels", "label"), ("latents", "latent")):
         if getattr(request, field) is not None and card.input(role) is None:
             raise InvalidRequest(f"{field}: {card.model!r} has no {role} input", param=field)
+    if request.truncation is not None and not card.can_be_truncated:
+        raise InvalidRequest(f"truncation: {card.model!r} has no truncation", param="truncation")
+    if (
+        request.truncation is not None
+        and request.latents is not None
+        and not card.input("truncation")
+    ):
+        raise InvalidRequest(
+            f"truncation: {card.model!r} truncates the latents it draws; these are given",
+            param="truncation",
+        )
     if request.label is not None and request.labels is not None:
         raise InvalidRequest("label: give label or labels, not both", param="label")
 
@@ -246,12 +256,12 @@ def _class_index(label: int | str, item: LabelInput, model: str) -> int:
     )
 
 
-def _truncation(value: float, item: TruncationInput, n: int) -> NDArray[np.float32]:
-    if not item.minimum <= value <= item.maximum:
+def _check_truncation(value: float, accepted: TruncationInput | Resampling) -> None:
+    if not accepted.minimum <= value <= accepted.maximum:
         raise InvalidRequest(
-            f"truncation: {value} is not in [{item.minimum}, {item.maximum}]", param="truncation"
+            f"truncation: {value} is not in [{accepted.minimum}, {accepted.maximum}]",
+            param="truncation",
         )
-    return np.full((n, 1), value, dtype=np.float32)
 
 
 def _latents(given: list[list[float]] | str, n: int, dim: int) -> NDArray[np.float32]:

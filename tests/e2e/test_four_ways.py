@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gan_client import AsyncClient, Client
-from gan_core.latents import draw, seed_range
-from tests.serving.gan import contrasted
+from gan_core.latents import draw, latents, seed_range
+from tests.serving.gan import contrasted, contrasted_classes
 from tests.serving.graphs import watermarked
 
 if TYPE_CHECKING:
@@ -88,6 +88,21 @@ def test_a_seed_that_was_drawn_makes_its_picture_again(client: Client) -> None:
 def test_labels_and_truncation_reach_the_graph(client: Client) -> None:
     batch = client.images.generate(model="marked", labels=[3, "nine"], truncation=0.5, seed=1)
     np.testing.assert_array_equal(batch.numpy(), watermarked([1, 2], [3, 9], 0.5))
+
+
+def test_classes_and_truncated_latents_are_torchs(client: Client) -> None:
+    served, seeds, labels = contrasted_classes(), seed_range(SEED, 5), [0, 1, 2, 0, 1]
+    z = latents(served.inputs[0], seeds, 0.5)  # type: ignore[arg-type] # the first is the latent
+    with torch.no_grad():
+        expected = served(torch.from_numpy(z), torch.tensor(labels)[:, None]).numpy().astype(int)
+    batch = client.images.generate(model="tiny_biggan", labels=labels, truncation=0.5, seed=SEED)
+    assert np.abs(batch.numpy() - expected).max() <= 1
+    assert np.abs(expected[0] - expected[1]).max() > 50  # else it would say nothing
+
+
+def test_a_class_is_asked_for_by_its_name_or_number(client: Client) -> None:
+    asked = [client.images.generate(model="tiny_biggan", label=label, seed=1) for label in (2, "c")]
+    np.testing.assert_array_equal(asked[0].numpy(), asked[1].numpy())
 
 
 def test_latents_reach_the_graph(client: Client) -> None:

@@ -55,6 +55,7 @@ def test_models_prints_json_for_machines(repository: Path) -> None:
         "fragile",
         "marked",
         "slow",
+        "tiny_biggan",
         "tiny_dcgan",
         "versioned",
     ]

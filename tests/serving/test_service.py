@@ -19,6 +19,7 @@ from gan_core.card import (
     Input,
     LatentInput,
     ModelCard,
+    Resampling,
     StyleInput,
     TextInput,
 )
@@ -262,14 +263,47 @@ STYLED = card_of(watermark(), "plain", (StyleInput(layers=2, dim=3),))
 
 @pytest.mark.parametrize(
     ("field", "value", "role"),
-    [("label", 1, "label"), ("labels", [1], "label"), ("truncation", 0.5, "truncation")],
+    [
+        ("label", 1, "label input"),
+        ("labels", [1], "label input"),
+        ("truncation", 0.5, "truncation"),
+    ],
 )
 def test_a_field_that_the_model_has_no_input_for_is_refused(
     field: str, value: object, role: str
 ) -> None:
     error = refusal(PLAIN, model="plain", **{field: value})
-    assert str(error) == f"{field}: 'plain' has no {role} input"
+    assert str(error) == f"{field}: 'plain' has no {role}"
     assert error.param == field
+
+
+RESAMPLED = LatentInput(dim=Z_DIM, truncation=Resampling(minimum=0.1, maximum=2))
+TRUNCATED = card_of(watermark(), "plain", (RESAMPLED,))
+
+
+def test_latents_are_truncated_by_drawing_again() -> None:
+    engine = FakeEngine(TRUNCATED)
+    generate(engine, model="plain", n=3, seed=5, truncation=0.5)
+    expected = latents(RESAMPLED, [5, 6, 7], 0.5)
+    np.testing.assert_array_equal(engine.asked[0]["z"], expected)
+    assert np.abs(expected).max() <= 0.5
+
+
+def test_latents_are_not_truncated_unless_asked() -> None:
+    engine = FakeEngine(TRUNCATED)
+    generate(engine, model="plain", seed=5)
+    np.testing.assert_array_equal(engine.asked[0]["z"], latents(RESAMPLED, [5]))
+
+
+@pytest.mark.parametrize("threshold", [0.05, 2.1, -1])
+def test_a_threshold_out_of_range_is_answered_with_the_range(threshold: float) -> None:
+    error = refusal(TRUNCATED, model="plain", truncation=threshold)
+    assert str(error) == f"truncation: {float(threshold)} is not in [0.1, 2.0]"
+
+
+def test_given_latents_are_not_truncated_in_silence() -> None:
+    error = refusal(TRUNCATED, model="plain", truncation=0.5, latents=[[0.0] * Z_DIM])
+    assert "truncates the latents it draws; these are given" in str(error)
 
 
 @pytest.mark.parametrize(
