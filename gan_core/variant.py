@@ -122,6 +122,7 @@ class Variant:
     served: Callable[[nn.Module, Any], ServedGenerator]
     """(trained generator, config) -> the module that is exported."""
     task: str = "unconditional"
+    """"class-conditional" refuses data without classes; an unconditional variant may take them."""
     paper_checks: tuple[PaperCheck, ...] = ()
     tiny: Mapping[str, object] = field(default_factory=dict)
     """Overrides that make a network small enough for the conformance kit to train in seconds."""

@@ -183,15 +183,17 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
     state = checkpoint.restore(trainer, run.latest_checkpoint())
     generator = trainer.generator().eval()
     scored = _read_card_if_any(run.export)
+    served = run.variant.served(generator, config)
+    labelled = any(item.role == "label" for item in served.inputs)
     try:
         card = export(
-            run.variant.served(generator, config),
+            served,
             run.export,
             model=model or _model_name(run),
             variant=run.variant.name,
             data=run.source,
             trained_kimg=state["seen"] / 1000,
-            task=run.variant.task,
+            task="class-conditional" if labelled else run.variant.task,
         )
     except ValidationError as error:
         raise ConfigError(_explained(error)) from error

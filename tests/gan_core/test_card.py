@@ -30,12 +30,13 @@ from gan_core.card import (
 )
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
 SIZE = st.integers(1, 4096)
 INPUTS: st.SearchStrategy[Input] = st.one_of(
     st.builds(LatentInput, dim=SIZE, distribution=st.sampled_from(["normal", "uniform"])),
     st.builds(
-        LatentInput, dim=SIZE, truncation=st.none() | st.builds(Resampling, maximum=POSITIVE)
+        LatentInput,
+        dim=SIZE,
+        truncation=st.none() | st.builds(Resampling, maximum=st.floats(0.04, 9)),
     ),
     st.builds(LabelInput, classes=st.lists(st.text(), min_size=1, max_size=5).map(tuple)),
     st.builds(TruncationInput, default=FINITE, cutoff_layers=st.none() | SIZE),
@@ -208,3 +209,8 @@ def test_a_card_written_before_there_was_truncation_has_none() -> None:
     written = json.loads(card().model_dump_json())
     del written["inputs"][0]["truncation"]
     assert ModelCard.model_validate_json(json.dumps(written)) == card()
+
+
+def test_a_range_of_thresholds_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"minimum 0\.5 is above maximum 0\.4"):
+        Resampling(minimum=0.5, maximum=0.4)

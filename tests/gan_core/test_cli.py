@@ -262,7 +262,7 @@ def test_wrong_usage_exits_2_and_says_what_is_wrong(
     [
         (["--set", "resolution_px=abc"], "resolution_px: Input should be a valid integer"),
         (["--set", "resolution_px=-8"], "resolution_px: Input should be greater than or equal"),
-        (["--set", "lrr=1"], "vanilla has no setting 'lrr'; did you mean 'lr_D'?"),
+        (["--set", "lr_d=1"], "vanilla has no setting 'lr_d'; did you mean 'lr_D'?"),
         (["--set", "channels=3"], "channels comes from the data and can't be set"),
         (["--config", "/no/such.yaml"], "can't read /no/such.yaml"),
         (["--kimg", "0"], "kimg: Input should be greater than or equal to 0.001 (given 0.0)"),

@@ -61,6 +61,8 @@ SETTINGS = {
     "batch_size": "8",
     "resolution_px": "8",
     "tick_kimg": "0.032",
+    "augment": "ada",  # every process must adapt to the same strength
+    "ada_kimg": "0.1",
 }
 START = [
     "witness",

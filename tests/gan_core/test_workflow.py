@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from gan_core import checkpoint, hookimpl
+from gan_core.card import LabelInput
 from gan_core.errors import CheckpointError, ConfigError, DataError, PluginError, TrainingDiverged
 from gan_core.losses import NonSaturating
 from gan_core.plugins import Plugins
@@ -374,3 +376,39 @@ def test_settings_that_no_longer_fit_the_weights_are_one_error(run: Run, plugins
     (run.path / "config.yaml").write_text(changed)
     with pytest.raises(CheckpointError, match=r"doesn't fit the settings in config.yaml"):
         export_run(open_run(run.path, plugins), plugins)
+
+
+def test_a_class_conditional_variant_refuses_data_without_classes(
+    tmp_path: Path, plugins: Plugins
+) -> None:
+    (tmp_path / "plain").mkdir()
+    for i in range(4):
+        Image.new("L", (8, 8), 60 * i).save(tmp_path / "plain" / f"{i}.png")
+    message = (
+        "cgan makes images of a class, and folder:plain has no classes: "
+        "put its images in one subfolder per class"
+    )
+    with pytest.raises(ConfigError, match=message):
+        start_run(
+            tmp_path / "run",
+            plugins.variant("cgan"),
+            f"folder:{tmp_path / 'plain'}",
+            {"batch_size": 2},
+            plugins,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["cgan", "sagan"])
+def test_the_card_of_what_takes_a_class_says_so(
+    tmp_path: Path, plugins: Plugins, name: str
+) -> None:
+    variant = plugins.variant(name)
+    settings = {**variant.tiny, "resolution_px": 16, "batch_size": 4, "kimg": 0.004}
+    run, images = start_run(tmp_path / "run", variant, "digits", settings, plugins)
+    train(run, images, plugins)
+    card = export_run(run, plugins)
+    assert (card.task, card.input("label")) == (
+        "class-conditional",
+        LabelInput(classes=tuple("0123456789")),
+    )
