@@ -311,8 +311,9 @@ def _model_name(run: Run) -> str:
 def _known(variant: Variant, settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name not in variant.config.model_fields:
-            close = difflib.get_close_matches(str(name), variant.config.model_fields, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = {field.lower(): field for field in variant.config.model_fields}
+            close = difflib.get_close_matches(str(name).lower(), known, n=1)
+            hint = f"; did you mean {known[close[0]]!r}?" if close else ""
             raise ConfigError(
                 f"{variant.name} has no setting {name!r}{hint} "
                 f"('ganforge config {variant.name}' lists them)"
