@@ -74,8 +74,7 @@ SETTINGS: dict[str, Settings] = {
         "width": 16,
         "unroll_steps": 3,
         "lr_G": 2e-4,
-        "lr_D": 5e-5,
-        "lr_schedule": "cosine",
+        "lr_D": 2e-4,
         "ema_halflife_kimg": 1,
     },
     "wgan": lambda kimg: {

@@ -65,12 +65,13 @@ class AdaptiveAugment(Stabiliser):
     @torch.no_grad()
     def after_step(self, stats: MutableMapping[str, Tensor], n: int) -> None:
         """Adapt p, every fourth step."""
-        self.signs = self.signs + 2 * stats["accuracy/real"] - 1
+        signs = 2 * stats["accuracy/real"] - 1
+        if distributed.is_initialized():  # at once: a checkpoint holds one rank's state for all
+            distributed.all_reduce(signs)
+        self.signs = self.signs + signs / _world()
         self.steps += 1
         if self.steps % ADAPT_EVERY == 0:
-            if distributed.is_initialized():
-                distributed.all_reduce(self.signs)  # every rank keeps the same p
-            change = torch.sign(self.signs / (ADAPT_EVERY * _world()) - self.target)
+            change = torch.sign(self.signs / ADAPT_EVERY - self.target)
             self.p = (self.p + change * ADAPT_EVERY * n / (1000 * self.kimg)).clamp(0, 1)
             self.signs = torch.zeros_like(self.signs)
         stats["augment/p"] = self.p
@@ -114,13 +115,16 @@ def _geometry(n: int, p: Tensor, device: torch.device) -> Tensor:
     quarter = math.pi / 2
     flip = 1 - 2 * _coin(n, device) * _chosen(n, p, device)
     turn = torch.randint(0, 4, (n,), device=device) * quarter * _chosen(n, p, device)
-    shift = [_uniform(n, device) * 0.25 * _chosen(n, p, device) for _ in "xy"]
+    # Paper: whole pixels. Here: any distance, as resampling follows anyway.
+    shifted = _chosen(n, p, device)
+    shift = [_uniform(n, device) * 0.25 * shifted for _ in "xy"]
     scale = _log_normal(n, 0.2, p, device)
     # two rotations of probability 1 − √(1 − p) make one of p
     p_rotate = 1 - (1 - p).clamp_min(0).sqrt()
     angles = [_uniform(n, device) * math.pi * _chosen(n, p_rotate, device) for _ in "ab"]
     stretch = _log_normal(n, 0.2, p, device)
-    fraction = [_normal(n, device) * 0.25 * _chosen(n, p, device) for _ in "xy"]
+    nudged = _chosen(n, p, device)
+    fraction = [_normal(n, device) * 0.25 * nudged for _ in "xy"]
     one = torch.ones(n, device=device)
     matrix = _diagonal(flip, one) @ _rotation(turn) @ _translation(*shift)
     matrix = matrix @ _diagonal(1 / scale, 1 / scale) @ _rotation(angles[0])

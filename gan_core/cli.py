@@ -108,11 +108,11 @@ def _resume(
     from .checkpoint import latest
     from .workflow import absolute, open_images, open_run
 
-    allowed = {"kimg", "keep_checkpoints"}
+    allowed = {"kimg", "keep_checkpoints", *(name for name in settings if name.startswith("guard"))}
     if settings.keys() - allowed:
         raise ConfigError(
-            f"a resumed run keeps its settings; only {', '.join(sorted(allowed))} can change, not "
-            + ", ".join(sorted(settings.keys() - allowed))
+            "a resumed run keeps its settings; only kimg, keep_checkpoints and the guard's can "
+            f"change, not {', '.join(sorted(settings.keys() - allowed))}"
         )
     _only_the_main_process_prints()
     run = open_run(path, plugins, settings)

@@ -87,15 +87,18 @@ class TrainingDiverged(GanforgeError):
         super().__init__(f"{term} became {value} at step {step}")
         self.step = step
         self.term = term
+        self.healthy_until: float | None = None
+        """Kimg before which nothing was wrong; None where that isn't known."""
 
 
 class TrainingUnhealthy(TrainingDiverged):
     """The divergence guard stopped a run whose numbers are finite and whose training isn't."""
 
-    def __init__(self, step: int, symptoms: str) -> None:
+    def __init__(self, step: int, symptoms: str, healthy_until: float | None = None) -> None:
         GanforgeError.__init__(self, f"at step {step}: {symptoms}")
         self.step = step
         self.term = symptoms
+        self.healthy_until = healthy_until
 
 
 class CheckpointError(GanforgeError):

@@ -215,7 +215,7 @@ class _Loop:
             return
         found = self.guard.examine(stats, self.seen / 1000)
         if found and self.run.config.guard != "warn":
-            raise TrainingUnhealthy(self.steps, "; ".join(found.values()))
+            raise TrainingUnhealthy(self.steps, "; ".join(found.values()), self.guard.healthy_until)
         for symptom in found.keys() - self.warned:
             self._note("warning", found[symptom])
         self.warned = set(found)
@@ -231,6 +231,8 @@ class _Loop:
         config = self.run.config
         bad = self.guard.healthy_until
         path = checkpoint.latest(self.run.checkpoints, before_kimg=bad)
+        if config.guard == "rollback" and path is None:
+            error.add_note("there is no healthy checkpoint to go back to")
         if config.guard != "rollback" or path is None:
             raise error
         if self.rollbacks >= config.guard_rollbacks:
@@ -238,11 +240,12 @@ class _Loop:
             raise error
         rollbacks = self.rollbacks + 1
         self._note("rollback", f"{error}; going back to {path.name} kimg")
-        self._restore(path)
         if self.accelerator.is_main_process:
             checkpoint.remove_after(self.run.checkpoints, path)
+        self._restore(path)
         self.rollbacks = rollbacks
         self.pending.clear()
+        self.tick_started = (time.perf_counter(), self.seen)
         self.guard = Guard(config)
         # the same noise would lead to the same place
         seed_everything(config.seed + 1_000_003 * rollbacks + self.accelerator.process_index)
@@ -263,6 +266,8 @@ class _Loop:
             for (i, _), value in zip(steps, values, strict=True):
                 if not math.isfinite(value) and not self._is_scaled(name):
                     diverged = diverged or (first_step + i, name, value)
+            if self._is_scaled(name):  # unless all steps were skipped, skipped ones don't count
+                values = [value for value in values if math.isfinite(value)] or [math.inf]
             stats[name] = sum(values) / len(values)
         self.pending.clear()
         return stats, diverged
@@ -313,10 +318,11 @@ class _Loop:
         path = self.run.checkpoints / _kimg(self.seen)
         if self.accelerator.is_main_process:
             checkpoint.save(self.run.checkpoints, path.name, state)
-            for old in sorted(self.run.checkpoints.glob("[0-9]*"))[
-                : -self.run.config.keep_checkpoints
-            ]:
-                shutil.rmtree(old)
+            healthy = checkpoint.latest(self.run.checkpoints, self.guard.healthy_until)
+            complete = sorted(self.run.checkpoints.glob("[0-9]*"))
+            for old in complete[: -self.run.config.keep_checkpoints]:
+                if old != healthy:  # the guard may have to go back to it
+                    shutil.rmtree(old)
             self.plugins.notify("ganforge_checkpoint_saved", run=self.run, path=path)
         self.accelerator.wait_for_everyone()
         return path

@@ -25,7 +25,7 @@ class _Lines:
         self.seen = images_seen
 
     def tick(self, stats: dict[str, float]) -> None:
-        left_s = (self.total_kimg * 1000 - self.seen) / stats["img_per_s"]
+        left_s = (self.total_kimg * 1000 - self.seen) / max(stats["img_per_s"], 1e-9)
         text = f"{self.seen / 1000:.1f}/{self.total_kimg:g} kimg  {_summary(stats)}"
         self.console.print(f"{text}  {max(left_s, 0):.0f} s left", highlight=False)
 

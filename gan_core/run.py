@@ -172,4 +172,6 @@ class Run:
     def forget_after(self, kimg: float) -> None:
         """Drop the rows of ticks that a resumed run will live through again."""
         kept = [row for row in self.rows() if row["kimg"] <= kimg]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary = self.metrics.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(self.metrics)

@@ -78,8 +78,7 @@ def start_run(
     Raises:
         ConfigError, DataError, PluginError: see the message; no folder was made.
     """
-    checked = _validated(variant, settings)  # before anything is downloaded or decoded
-    side_px = checked.resolution_px if "resolution_px" in settings else None
+    side_px = _checked(variant, settings)  # before anything is downloaded or decoded
     accelerator = Accelerator()
     with accelerator.main_process_first():
         _, images = open_data(data, side_px, plugins)
@@ -143,7 +142,7 @@ def train(run: Run, data: TrainingData, plugins: Plugins, progress: Progress | N
     except OSError as error:
         raise CheckpointError(f"can't write to {run.path}: {error}") from error
     except TrainingDiverged as error:
-        last = checkpoint.latest(run.checkpoints)
+        last = checkpoint.latest(run.checkpoints, error.healthy_until)
         safe = f"the last healthy checkpoint is {last}" if last else "no checkpoint was saved yet"
         error.add_note(f"{safe}; try a lower learning rate, or a penalty such as R1")
         raise
@@ -265,7 +264,16 @@ def evaluate_run(
     samples = samples or min(len(images), 10_000)
     if is_points(run.config):
         fakes = _points(run, samples, seed)
-        return score(fakes, images, source.load(), chosen, samples=samples, seed=seed, of="torch")
+        return score(
+            fakes,
+            images,
+            source.load(),
+            chosen,
+            samples=samples,
+            seed=seed,
+            ema=run.config.ema_halflife_kimg > 0,
+            of="torch",
+        )
     card = _current_export(run, plugins)
     scores = evaluate(
         run.export / "model.onnx",
@@ -326,6 +334,21 @@ def _validated(variant: Variant, settings: Mapping[str, Any]) -> TrainConfig:
         return variant.config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_explained(error)) from error
+
+
+def _checked(variant: Variant, settings: Mapping[str, Any]) -> int | None:
+    """The side in px that is asked for, if one is, once every setting is valid by itself.
+
+    Whether they fit each other may depend on what the data say.
+    """
+    _known(variant, settings)
+    try:
+        checked = variant.config.model_validate(settings)
+    except ValidationError as error:
+        if "resolution_px" in settings or any(item["loc"] for item in error.errors()):
+            raise ConfigError(_explained(error)) from error
+        return None
+    return checked.resolution_px if "resolution_px" in settings else None
 
 
 def _explained(error: ValidationError) -> str:

@@ -92,10 +92,10 @@ class R3GANConfig(AdversarialConfig):
 
     @model_validator(mode="after")
     def _toolbox_fits(self) -> Self:
-        if self.r1_gamma or self.r2_gamma:
+        if self.r1_gamma or self.r2_gamma or self.r1_interval != 1:
             raise ValueError(
                 "r3gan has both penalties already: set gamma_start and gamma_end, "
-                "not r1_gamma and r2_gamma"
+                "not r1_gamma, r2_gamma or r1_interval"
             )
         if self.spectral_norm:
             raise ValueError("spectral_norm divides by 0 where residual blocks start at 0")

@@ -24,6 +24,7 @@ def ganforge_variants() -> list[Variant]:
                 PaperCheck("it is the true gradient, to finite differences", checks.true_gradient),
                 PaperCheck("the steps ahead are those that D would take", checks.foresight),
                 PaperCheck("D is as it was after G's step", checks.restored),
+                PaperCheck("G plays the whole game, real images included", checks.whole_game),
                 PaperCheck("no step ahead is the plain GAN", checks.plain),
             ),
         )

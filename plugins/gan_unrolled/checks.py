@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gan_core.trainer import AdversarialStep
 
-__all__ = ["differentiable", "foresight", "plain", "restored", "true_gradient"]
+__all__ = ["differentiable", "foresight", "plain", "restored", "true_gradient", "whole_game"]
 
 
 def differentiable(trainer: AdversarialStep) -> bool:
@@ -45,7 +45,7 @@ def true_gradient(trainer: AdversarialStep) -> bool:
 
     def loss(images: Tensor) -> Tensor:
         judge = _opponent(trainer)(trainer, batch, images)
-        return trainer.loss.generator(judge(images, None), None).mean()
+        return trainer.loss.generator(judge(images, None), judge(batch.real, None)).mean()
 
     (gradient,) = torch.autograd.grad(loss(fake), fake)
     return _close((gradient * direction).sum(), _slope(loss, fake.detach(), direction))
@@ -79,6 +79,13 @@ def restored(trainer: AdversarialStep) -> bool:
     changed = not torch.equal(judge(probe, None), trainer.raw_D(probe))
     held = {"D": trainer.raw_D.state_dict(), "optimizer": trainer.optimizer_D.state_dict()}
     return changed and all(torch.equal(before[k], v) for k, v in tensors(held).items())
+
+
+def whole_game(trainer: AdversarialStep) -> bool:
+    """G's loss is minus D's, real images included."""
+    real, fake = torch.randn(2, 5)
+    gained = trainer.loss.generator(fake, real)
+    return torch.allclose(gained, -trainer.loss.discriminator(real, fake))
 
 
 def plain(trainer: AdversarialStep) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gan_core.data import Batch
     from gan_core.trainer import AdversarialStep
 
-__all__ = ["Unrolled", "UnrolledConfig", "build", "served"]
+__all__ = ["Unrolled", "UnrolledConfig", "ZeroSum", "build", "served"]
 
 
 class UnrolledConfig(AdversarialConfig):
@@ -54,12 +54,28 @@ class UnrolledConfig(AdversarialConfig):
         return LatentInput(dim=self.z_dim)
 
 
+class ZeroSum(NonSaturating):
+    """G minimises −L_D as a whole (§2.2), where others leave out D(x).
+
+    Ahead of time D(x) depends on G too, through the steps that D takes.
+    """
+
+    @property
+    def needs_real(self) -> bool:
+        """Yes: for D(x)."""
+        return True
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+        """Log D(x) + log(1 − D(G(z)))."""
+        return -self.discriminator(real_logits, fake_logits)  # type: ignore[arg-type] # needs_real
+
+
 class Unrolled:
     """D after K more of its own steps on this batch, as a function of G (§2.2).
 
     The steps are those of D's Adam, with its moments as they are, and are differentiable: G
-    learns how D would answer. D itself, its moments and its buffers stay untouched. Penalties
-    of D are not looked ahead at.
+    learns how D would answer. D itself, its moments and its buffers stay untouched. D's penalties
+    and clipping are not looked ahead at; of several processes each looks at its own batch.
 
     Args:
         steps: K.
@@ -136,7 +152,7 @@ def build(config: UnrolledConfig, accelerator: Accelerator) -> AdversarialStep:
     return Recipe(
         G=G,
         D=D,
-        loss=NonSaturating(config.real_target),
+        loss=ZeroSum(config.real_target),
         latent=config.latent(),
         opponent=Unrolled(config.unroll_steps) if config.unroll_steps else None,
     ).trainer(config, accelerator)

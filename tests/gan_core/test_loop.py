@@ -710,3 +710,45 @@ def test_a_rolled_back_run_that_is_resumed_is_the_uninterrupted_one(
     state = checkpoint.load(path)
     assert torch.equal(state["rng"][0]["torch"], whole["rng"][0]["torch"])
     assert state["guard"] == whole["guard"]
+
+
+def test_the_speed_after_a_rollback_is_measured_from_there(
+    run: Callable[..., Run], train: Train
+) -> None:
+    made = run(steps=10, **ROLLBACK)
+    train(made, Scripted(Once("diversity", 0.0, {5, 6})))
+    assert min(row["img_per_s"] for row in made.rows()) > 0
+
+
+def test_the_checkpoint_from_before_a_symptom_is_kept_while_it_lasts(
+    run: Callable[..., Run], train: Train
+) -> None:
+    settings = {**ROLLBACK, "guard_patience_kimg": 0.06, "keep_checkpoints": 1}
+    trainer = Scripted(Once("diversity", 0.0, set(range(5, 13))))
+    # seen first at 60 images, acted on at 120, when those of 60 to 100 have been saved
+    train(run(steps=14, **settings), trainer)
+    assert trainer.steps == 14
+
+
+def test_float16s_skipped_steps_do_not_hide_that_all_are(
+    run: Callable[..., Run], accelerator: Accelerator
+) -> None:
+    class Half:
+        """An accelerator in float16, which a CPU has not."""
+
+        mixed_precision = "fp16"
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(accelerator, name)
+
+    made = run(steps=4, guard="stop", guard_patience_kimg=0, tick_kimg=0.02)
+    norms = {1: math.inf, 2: 1.0, 3: math.nan, 4: math.nan}
+    with pytest.raises(TrainingUnhealthy, match="at step 4: D's gradient norm is inf"):
+        fit(
+            Scripted(lambda step: {"gradient_norm/D": norms[step]}),
+            images(),
+            made,
+            Half(),  # type: ignore[arg-type] # stands in for one
+            plugins=Plugins([]),
+        )
+    assert [row["gradient_norm/D"] for row in made.rows()] == [1.0, math.inf]

@@ -412,3 +412,16 @@ def test_the_card_of_what_takes_a_class_says_so(
         "class-conditional",
         LabelInput(classes=tuple("0123456789")),
     )
+
+
+def test_settings_that_fit_the_datas_side_are_not_refused_before_it_is_known(
+    tmp_path: Path, plugins: Plugins
+) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        Image.new("L", (64, 64), 60 * i).save(tmp_path / "data" / f"{i}.png")
+    # no map of 32 px at the default of 32 px, but at the data's 64
+    settings = {"attention_px": 32, "batch_size": 2, "width": 8}
+    data = f"folder:{tmp_path / 'data'}"
+    run, _ = start_run(tmp_path / "run", plugins.variant("sagan"), data, settings, plugins)
+    assert run.config.resolution_px == 64

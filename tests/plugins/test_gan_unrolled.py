@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gan_core.data import Batch
 from gan_core.layers import PointDiscriminator, PointGenerator
+from gan_core.losses import NonSaturating
 from gan_core.testing import built, tiny_config
 from gan_unrolled import trainer as unrolled
 from gan_unrolled.networks import Discriminator, Generator
@@ -135,6 +136,10 @@ def restless(trainer: AdversarialStep) -> None:
     trainer.raw_D.add_module("head", nn.Sequential(nn.Dropout(0.5), head))
 
 
+def fakes_alone(trainer: AdversarialStep) -> None:
+    trainer.loss = NonSaturating()
+
+
 def opponent(other: type[Unrolled]) -> Callable[[AdversarialStep], None]:
     def replace(trainer: AdversarialStep) -> None:
         trainer.opponent = other(2)
@@ -147,6 +152,7 @@ BREAKS: dict[str, Callable[[AdversarialStep], object]] = {
     "it is the true gradient, to finite differences": opponent(Detached),
     "the steps ahead are those that D would take": opponent(Hasty),
     "D is as it was after G's step": opponent(Careless),
+    "G plays the whole game, real images included": fakes_alone,
     "no step ahead is the plain GAN": restless,
 }
 
