@@ -22,7 +22,7 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["latest", "load", "remove_after", "restore", "save", "tensors"]
+__all__ = ["latest", "load", "recover", "remove_after", "restore", "save", "tensors"]
 
 TENSORS, TREE = "tensors.safetensors", "state.json"
 
@@ -97,6 +97,17 @@ def latest(directory: Path, before_kimg: float | None = None) -> Path | None:
     if before_kimg is not None:
         complete = [p for p in complete if float(p.name) < before_kimg]
     return max(complete, default=None)
+
+
+def recover(directory: Path) -> None:
+    """Put back a checkpoint whose replacement was killed between two renames.
+
+    For whoever may write there: a writer that is at it would be disturbed.
+    """
+    for aside in directory.glob(".*.old"):
+        replaced = directory / aside.name[1:].rsplit(".", 2)[0]
+        if not replaced.exists():
+            aside.rename(replaced)
 
 
 def remove_after(directory: Path, path: Path) -> None:

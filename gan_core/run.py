@@ -90,6 +90,8 @@ class Run:
     def claimed(self) -> Iterator[None]:
         """Make the folder, write config.yaml, and keep others from training it meanwhile.
 
+        What a process that was killed while it replaced a checkpoint left behind is put back.
+
         Raises:
             ConfigError: another process trains it, or the folder can't be written.
         """
@@ -97,6 +99,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+            checkpoint.recover(self.checkpoints)
             self.write_config()
         except Timeout as error:
             raise ConfigError(f"{self.path} is being trained by another process") from error

@@ -70,7 +70,8 @@ def two_penalties(trainer: AdversarialStep) -> bool:
 
 def identity_blocks(trainer: AdversarialStep) -> bool:
     """The last convolution of every residual branch is 0."""
-    return all(_convolutions(block)[-1].weight.count_nonzero() == 0 for block in _blocks(trainer))
+    last = [_convolutions(block)[-1].weight for block in _blocks(trainer)]
+    return bool(last) and all(weight.count_nonzero() == 0 for weight in last)
 
 
 def scaled_weights(trainer: AdversarialStep) -> bool:

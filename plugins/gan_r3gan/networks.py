@@ -173,6 +173,7 @@ class Discriminator(nn.Module):
         filters = _sized(nn.Conv2d(last, last, 4, groups=last, bias=False))
         self.body = nn.Sequential(*layers, filters, nn.Flatten())
         self.head = Head(last, classes, minibatch)
+        _sized(self.head.linear)
         if self.head.embedding is not None:
             nn.init.normal_(self.head.embedding.weight, 0.0, last**-0.5)
 

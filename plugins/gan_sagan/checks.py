@@ -85,19 +85,21 @@ def attention_starts_off(trainer: AdversarialStep) -> bool:
 
 def attention_weights(trainer: AdversarialStep) -> bool:
     """Where all values are 1, what is attended to is 1 at every place."""
-    return all(_attends_to_one(layer, _Ones()) for layer in _attention(trainer))
+    layers = _attention(trainer)
+    return bool(layers) and all(_attends_to_one(layer, _Ones()) for layer in layers)
 
 
 def attention_is_pooled(trainer: AdversarialStep) -> bool:
     """One value of 1 in each 2×2 window is as good as four."""
-    return all(_attends_to_one(layer, _Corners()) for layer in _attention(trainer))
+    layers = _attention(trainer)
+    return bool(layers) and all(_attends_to_one(layer, _Corners()) for layer in layers)
 
 
 def conditional_norms(trainer: AdversarialStep) -> bool:
     """Both batch norms of every block of G have gains and biases per class."""
     blocks = [m for m in trainer.raw_G.modules() if isinstance(m, UpBlock)]
     norms = [norm for block in blocks for norm in (block.norm_1, block.norm_2)]
-    return all(isinstance(norm, ConditionalBatchNorm2d) for norm in norms)
+    return bool(norms) and all(isinstance(norm, ConditionalBatchNorm2d) for norm in norms)
 
 
 @torch.no_grad()
@@ -131,8 +133,9 @@ def shortcuts(trainer: AdversarialStep) -> bool:
             block.register_forward_pre_hook(before)
             block.register_forward_hook(after)
     batch = _batch(trainer)
-    trainer.raw_D(batch.real, batch.label)
-    return all(intact)
+    z = sample_prior(trainer.latent, len(batch.real), trainer.accelerator.device)
+    trainer.raw_D(trainer.raw_G(z, batch.label), batch.label)
+    return bool(intact) and all(intact)
 
 
 def two_time_scales(trainer: AdversarialStep) -> bool:

@@ -195,3 +195,11 @@ def test_a_damaged_checkpoint_is_one_error_that_names_it(
         file.write_bytes(content[damage])
     with pytest.raises(CheckpointError, match=f"can't read checkpoint {path}"):
         checkpoint.load(path)
+
+
+def test_a_checkpoint_whose_replacement_was_killed_is_found_again(tmp_path: Path) -> None:
+    saved = checkpoint.save(tmp_path, "000001.000", {"x": torch.ones(2)})
+    saved.rename(tmp_path / ".000001.000.99.old")  # as between the two renames
+    checkpoint.recover(tmp_path)
+    assert checkpoint.latest(tmp_path) == saved
+    assert torch.equal(checkpoint.load(saved)["x"], torch.ones(2))

@@ -748,7 +748,7 @@ def test_float16s_skipped_steps_do_not_hide_that_all_are(
             Scripted(lambda step: {"gradient_norm/D": norms[step]}),
             images(),
             made,
-            Half(),  # type: ignore[arg-type] # stands in for one
+            Half(),
             plugins=Plugins([]),
         )
     assert [row["gradient_norm/D"] for row in made.rows()] == [1.0, math.inf]
