@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES = 2500
-BATCH = 128
-KIMG = 1000
-SHARED = {"batch_size": BATCH, "z_dim": 64, "ema_halflife_kimg": 0}
+BATCH = 64
+KIMG = 640
+SHARED = {"batch_size": BATCH, "z_dim": 2, "ema_halflife_kimg": 0}
 # Metz et al. 2017: a G so much faster than D that a plain GAN chases one mode after another
 UNEVEN = {"lr_G": 1e-3, "lr_D": 1e-4, "beta1": 0.5}
 
@@ -53,8 +53,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "R1": ("vanilla", {**UNEVEN, "r1_gamma": 0.1}),
     "unrolled": ("unrolled", {**UNEVEN, "unroll_steps": 5}),
     "WGAN": ("wgan", {}),
-    "WGAN-GP": ("wgan_gp", {"lr_G": 1e-4, "lr_D": 1e-4, "batch_size_G": BATCH}),
-    "R3GAN": ("r3gan", {}),
+    "WGAN-GP": (
+        "wgan_gp",
+        {
+            "lr_G": 1e-3,
+            "lr_D": 1e-3,
+            "n_critic": 3,
+            "gp_weight": 0.1,
+            "batch_size_G": BATCH,
+            "lr_schedule": "cosine",
+            "ema_halflife_kimg": 5,
+        },
+    ),
+    "R3GAN": (
+        "r3gan",
+        {
+            "lr_G": 2e-3,
+            "lr_D": 2e-3,
+            "gamma_start": 0.01,
+            "gamma_end": 1e-5,
+            "ema_halflife_kimg": 5,
+        },
+    ),
 }
 
 
