@@ -4,7 +4,7 @@ Every case is a variant with settings of the toolbox, all with the same small ne
 number of real points. The counts are those of the literature: of 2,500 generated points, how
 many modes have one within 3 σ nearest to them, and which share lies within 3 σ of any.
 
-    python benchmarks/mode_coverage.py                      # all of it: about 40 minutes on 2 cores
+    python benchmarks/mode_coverage.py                      # all of it: over an hour on 2 cores
     python benchmarks/mode_coverage.py --only plain r3gan --seeds 1 --data ring
 """
 
