@@ -280,7 +280,10 @@ def test_a_setting_that_cannot_be_used_exits_1_and_makes_no_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seed", "5"], "a resumed run keeps its settings; only keep_checkpoints, kimg can"),
+        (
+            ["--seed", "5"],
+            "a resumed run keeps its settings; only kimg, keep_checkpoints and the guard's can",
+        ),
         (["--data", "mnist"], "trains vanilla on digits"),
     ],
 )
