@@ -4,7 +4,7 @@ from .attention import PlainSelfAttention, SelfAttention
 from .conditioning import BatchNorm2d, ConditionalBatchNorm2d, Head
 from .minibatch import Minibatch, MinibatchDiscrimination, MinibatchStddev, minibatch_layer
 from .points import PointDiscriminator, PointGenerator
-from .residual import DownBlock, UpBlock
+from .residual import DownBlock, UpBlock, shortcuts_intact
 from .spectral import bake, is_spectral, raw_weight, spectrally_normalised
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "is_spectral",
     "minibatch_layer",
     "raw_weight",
+    "shortcuts_intact",
     "spectrally_normalised",
 ]

@@ -9,9 +9,11 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
-__all__ = ["DownBlock", "UpBlock"]
+__all__ = ["DownBlock", "UpBlock", "shortcuts_intact"]
 
 
 class UpBlock(nn.Module):
@@ -73,3 +75,27 @@ class DownBlock(nn.Module):
         skipped = self.shortcut(avg_pool2d(x, 2) if self.down else x)
         summed: Tensor = (avg_pool2d(hidden, 2) if self.down else hidden) + skipped
         return summed
+
+
+def shortcuts_intact(networks: Iterable[nn.Module], run: Callable[[], object]) -> bool:
+    """Whether no residual block of the networks changes its input while ``run`` runs.
+
+    An activation in place would turn the shortcut's x into ReLU(x). False if no block ran.
+    """
+    kept: list[Tensor] = []
+    intact: list[bool] = []
+
+    def before(_block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0].clone())
+
+    def after(_block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        intact.append(bool((inputs[0] == kept.pop()).all()))
+
+    handles = []
+    for network in networks:
+        for block in (m for m in network.modules() if isinstance(m, (DownBlock, UpBlock))):
+            handles += [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+    run()
+    for handle in handles:
+        handle.remove()
+    return bool(intact) and all(intact)

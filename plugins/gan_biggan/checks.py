@@ -11,7 +11,7 @@ from torch import nn
 from gan_core.card import LabelInput
 from gan_core.export import ServedGenerator
 from gan_core.latents import latents
-from gan_core.layers import DownBlock, SelfAttention, UpBlock, is_spectral, raw_weight
+from gan_core.layers import SelfAttention, is_spectral, raw_weight, shortcuts_intact
 from gan_core.losses import Hinge
 from gan_core.networks import Plain
 from gan_core.penalties import PenaltyInputs
@@ -121,22 +121,9 @@ def projection(trainer: AdversarialStep) -> bool:
 @torch.no_grad()
 def shortcuts(trainer: AdversarialStep) -> bool:
     """No residual block changes its input."""
-    kept: list[Tensor] = []
-    intact: list[bool] = []
-
-    def before(_block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].clone())
-
-    def after(_block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        intact.append(torch.equal(inputs[0], kept.pop()))
-
-    for block in _modules(trainer):
-        if isinstance(block, (DownBlock, UpBlock)):
-            block.register_forward_pre_hook(before)
-            block.register_forward_hook(after)
     z, label = _drawn(trainer)
-    trainer.raw_D(trainer.raw_G(z, label), label)
-    return all(intact)
+    networks = trainer.raw_G, trainer.raw_D
+    return shortcuts_intact(networks, lambda: trainer.raw_D(trainer.raw_G(z, label), label))
 
 
 def initial_weights(trainer: AdversarialStep) -> bool:

@@ -15,7 +15,7 @@ from gan_core.losses import Relativistic
 from gan_core.penalties import r1, r2
 from gan_core.schedules import Schedule, cosine
 from gan_core.toolbox import Recipe
-from gan_core.variant import require_power_of_two
+from gan_core.variant import is_points, require_power_of_two
 
 from .networks import EXPANSION, Discriminator, Generator, widths
 
@@ -77,7 +77,7 @@ class R3GANConfig(AdversarialConfig):
 
     @model_validator(mode="after")
     def _networks_can_be_made(self) -> Self:
-        if self.resolution_px != 1:
+        if not is_points(self):
             require_power_of_two(self.resolution_px)
         elif self.conditional:
             raise ValueError("conditional is for images, not for points")
@@ -139,7 +139,7 @@ def served(generator: nn.Module, config: R3GANConfig) -> ServedGenerator:
 
 
 def _networks(config: R3GANConfig) -> tuple[nn.Module, nn.Module]:
-    if config.resolution_px == 1:
+    if is_points(config):
         return PointGenerator(config.z_dim, norm=False), PointDiscriminator(config.minibatch)
     inwards = widths(config.width, config.max_width, config.resolution_px)
     classes = len(config.classes) if config.conditional else 0

@@ -11,11 +11,11 @@ from torch import nn
 from gan_core.data import Batch
 from gan_core.layers import (
     ConditionalBatchNorm2d,
-    DownBlock,
     PlainSelfAttention,
     SelfAttention,
     UpBlock,
     is_spectral,
+    shortcuts_intact,
 )
 from gan_core.losses import Hinge
 from gan_core.trainer import sample_prior
@@ -119,23 +119,12 @@ def projection(trainer: AdversarialStep) -> bool:
 @torch.no_grad()
 def shortcuts(trainer: AdversarialStep) -> bool:
     """No residual block changes its input."""
-    kept: list[Tensor] = []
-    intact: list[bool] = []
-
-    def before(_block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].clone())
-
-    def after(_block: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        intact.append(torch.equal(inputs[0], kept.pop()))
-
-    for block in _modules(trainer):
-        if isinstance(block, (DownBlock, UpBlock)):
-            block.register_forward_pre_hook(before)
-            block.register_forward_hook(after)
     batch = _batch(trainer)
     z = sample_prior(trainer.latent, len(batch.real), trainer.accelerator.device)
-    trainer.raw_D(trainer.raw_G(z, batch.label), batch.label)
-    return bool(intact) and all(intact)
+    networks = trainer.raw_G, trainer.raw_D
+    return shortcuts_intact(
+        networks, lambda: trainer.raw_D(trainer.raw_G(z, batch.label), batch.label)
+    )
 
 
 def two_time_scales(trainer: AdversarialStep) -> bool:
