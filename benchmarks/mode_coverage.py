@@ -26,9 +26,9 @@ from PIL import Image, ImageDraw
 
 from gan_core.data import Images
 from gan_core.latents import draw, seed_range
-from gan_core.loop import seed_everything
 from gan_core.plugins import Plugins
 from gan_core.points import DATASETS, GRID, RING, high_quality_fraction, modes_covered
+from gan_core.randomness import seed_everything
 from gan_core.workflow import configured
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gan_core.data import Images, open_data
-from gan_core.loop import seed_everything
 from gan_core.plugins import Plugins
+from gan_core.randomness import seed_everything
 from gan_dcgan.trainer import DCGANConfig, build
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ from gan_core.datasets import DATASETS
 from gan_core.errors import ServiceError
 from gan_core.extractors import train_digits_classifier
 from gan_core.grid import grid
-from gan_core.loop import seed_everything
 from gan_core.plugins import Plugins
+from gan_core.randomness import seed_everything
 from gan_core.testing import checks, run_checks
 from gan_core.workflow import configured
 

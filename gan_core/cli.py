@@ -106,6 +106,7 @@ def _resume(
     plugins: Plugins, path: Path, variant: str | None, data: str | None, settings: dict[str, Any]
 ) -> None:
     from .checkpoint import latest
+    from .run import Run
     from .workflow import absolute, open_images, open_run
 
     allowed = {"kimg", "keep_checkpoints", *(name for name in settings if name.startswith("guard"))}
@@ -124,6 +125,8 @@ def _resume(
         say(f"{path} is at {done_kimg:g} of {run.config.kimg:g} kimg: more with --kimg")
         return
     say(f"going on from {done_kimg:g} of {run.config.kimg:g} kimg")
+    if run.config.kimg != (before := Run.read(path)["config"]["kimg"]):
+        say(f"the budget was {before:g} kimg: schedules over the whole budget bend to the new one")
     _train(run, open_images(run, plugins), plugins)
 
 
@@ -134,8 +137,8 @@ def _only_the_main_process_prints() -> None:
 
 
 def _train(run: Run, images: Any, plugins: Plugins) -> None:
-    from .loop import Interrupted
     from .progress import training_progress
+    from .stopping import Interrupted
     from .workflow import train as train_run
 
     try:

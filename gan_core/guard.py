@@ -22,6 +22,8 @@ class Guard:
         self.config = config
         self.since: dict[str, float] = {}
         """Kimg at which each symptom that is there now was first seen."""
+        self.told: set[str] = set()
+        """Symptoms that were there at the last tick and have been warned of."""
 
     def examine(self, stats: Mapping[str, float], kimg: float) -> dict[str, str]:
         """What is wrong, by symptom and in words, and has been for ``guard_patience_kimg``."""
@@ -38,11 +40,12 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
-        return {"since": dict(self.since)}
+        return {"since": dict(self.since), "told": sorted(self.told)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state()`` returned."""
         self.since = dict(state["since"])
+        self.told = set(state["told"])
 
     def _symptoms(self, stats: Mapping[str, float]) -> dict[str, str]:
         config = self.config

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +20,8 @@ from .export import ServedGenerator
 from .grid import grid, scatter
 from .guard import Guard
 from .latents import draw, seed_range
+from .randomness import rng_state, seed_everything, set_rng_state
+from .stopping import Interrupted, stop_signal
 from .variant import is_points
 
 if TYPE_CHECKING:
@@ -35,20 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Interrupted", "Progress", "Silent", "fit", "seed_everything"]
+__all__ = ["Progress", "Silent", "fit"]
 
 SAMPLES = 64
 POINTS = 2048
 SAMPLE_PX = 64 * 64**2
 """Pixels that the generator makes at once for a sample grid."""
-
-
-class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it isn't an error)
-    """Training was asked to stop, and stopped with a checkpoint at ``path``."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"stopped; everything is saved in {path}")
-        self.path = path
 
 
 class Progress(Protocol):
@@ -119,7 +110,6 @@ class _Loop:
         self.pending: list[dict[str, torch.Tensor]] = []
         self.tick_started = (time.perf_counter(), 0)
         self.guard = Guard(run.config)
-        self.warned: set[str] = set()
         self.rollbacks = 0
 
     def run_to_end(self) -> Path:
@@ -127,10 +117,11 @@ class _Loop:
         path = self._resume()
         self.tick_started = (time.perf_counter(), self.seen)
         self._write_samples()
-        with self._events() as events, _stop_signal(patient=self.world > 1) as stopped:
+        with stop_signal(patient=self.world > 1) as stopped:
             while self.seen < budget:
                 try:
-                    path = self._train(budget, events, stopped) or path
+                    with self._events() as events:
+                        path = self._train(budget, events, stopped) or path
                 except TrainingDiverged as error:
                     self._roll_back(error)
         return path or self._save()
@@ -216,9 +207,9 @@ class _Loop:
         found = self.guard.examine(stats, self.seen / 1000)
         if found and self.run.config.guard != "warn":
             raise TrainingUnhealthy(self.steps, "; ".join(found.values()), self.guard.healthy_until)
-        for symptom in found.keys() - self.warned:
+        for symptom in found.keys() - self.guard.told:
             self._note("warning", found[symptom])
-        self.warned = set(found)
+        self.guard.told = set(found)
 
     def _note(self, kind: str, text: str) -> None:
         kimg = self.seen / 1000
@@ -304,7 +295,7 @@ class _Loop:
     def _save(self) -> Path:
         trained = self.trainer.state()
         infinite = [k for k, v in checkpoint.tensors(trained).items() if not v.isfinite().all()]
-        ranks = self._of_all_ranks((_rng_state(), infinite))
+        ranks = self._of_all_ranks((rng_state(), infinite))
         for _, infinite in ranks:
             if infinite:
                 raise TrainingDiverged(self.steps, f"trainer/{infinite[0]}", math.nan)
@@ -312,7 +303,8 @@ class _Loop:
             "trainer": trained,
             "seen": self.seen,
             "steps": self.steps,
-            "guard": {**self.guard.state(), "rollbacks": self.rollbacks},
+            "guard": self.guard.state(),
+            "rollbacks": self.rollbacks,
             "rng": [rng for rng, _ in ranks],
         }
         path = self.run.checkpoints / _kimg(self.seen)
@@ -338,11 +330,11 @@ class _Loop:
         self.seen_before = self.seen = state["seen"]
         self.steps = state["steps"]
         self.guard.load(state["guard"])
-        self.rollbacks = state["guard"]["rollbacks"]
+        self.rollbacks = state["rollbacks"]
         ranks = state["rng"]
         if len(ranks) != self.world:
             raise ConfigError(f"{path} was saved by {len(ranks)} processes, not {self.world}")
-        _set_rng_state(ranks[self.accelerator.process_index])
+        set_rng_state(ranks[self.accelerator.process_index])
         if self.accelerator.is_main_process:
             self.run.forget_after(self.seen / 1000)
 
@@ -364,13 +356,6 @@ class _Loop:
             yield events
 
 
-def seed_everything(seed: int) -> None:
-    """Seed every generator of random numbers whose state a checkpoint holds."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each name over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
@@ -385,55 +370,3 @@ def _chunks(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _kimg(images: int) -> str:
     return f"{images / 1000:010.3f}"
-
-
-def _rng_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    version, internal, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)
-    name, keys, *rest = numpy_state
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "python": (version, internal, gauss),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-    }
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-
-
-@contextmanager
-def _stop_signal(*, patient: bool) -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag; the second acts as it always does.
-
-    ``patient`` keeps on: launchers pass on what the terminal has sent to everyone already, and
-    kill whoever takes too long.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may listen to signals
-        return
-    previous: dict[int, Any] = {}
-
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        if not patient:
-            restore()
-
-    def restore() -> None:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()

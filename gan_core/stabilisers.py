@@ -155,19 +155,20 @@ class MonitorGradients(Stabiliser):
     def __init__(self, limit: float = 0.0, **networks: nn.Module) -> None:
         self.limit = limit
         self._names = {id(network): name for name, network in networks.items()}
-        self._norms: dict[str, Tensor] = {}
+        self._norms: dict[str, list[Tensor]] = {}
 
     def on_gradients(self, module: nn.Module) -> None:
         """Measure the 2-norm over all gradients of the module."""
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        self._norms[self._names[id(module)]] = get_total_norm(gradients)
+        self._norms.setdefault(self._names[id(module)], []).append(get_total_norm(gradients))
 
     def after_step(self, stats: MutableMapping[str, Tensor], n: int) -> None:
-        """Report the norms measured since the last step."""
-        for name, norm in self._norms.items():
-            stats[f"gradient_norm/{name}"] = norm
+        """Report the norms measured since the last step: their mean, of several steps of G."""
+        for name, measured in self._norms.items():
+            norms = torch.stack(measured)
+            stats[f"gradient_norm/{name}"] = norms.mean()
             if self.limit:
-                stats[f"gradient_excess/{name}"] = (norm > self.limit).float()
+                stats[f"gradient_excess/{name}"] = (norms > self.limit).float().mean()
         self._norms.clear()
 
 

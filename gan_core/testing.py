@@ -25,8 +25,9 @@ from .data import Batch, Images, fingerprint
 from .errors import GanforgeError
 from .export import export
 from .latents import draw, seed_range
-from .loop import fit, seed_everything
+from .loop import fit
 from .plugins import Plugins
+from .randomness import seed_everything
 from .run import Run
 
 if TYPE_CHECKING:

@@ -143,10 +143,12 @@ class AdversarialStep:
         self.d_steps += 1
         self.d_steps_since_g += 1
         if self.d_steps_since_g >= self.players["D"].steps(self.g_steps):
+            turn = []
             for _ in range(self.players["G"].steps(self.g_steps)):
-                stats |= self._generator_step(batch)
+                turn.append(self._generator_step(batch))
                 self.g_steps += 1
             self.d_steps_since_g = 0
+            stats |= _means(turn)
         n = len(batch.real) * self.accelerator.num_processes
         self.seen += n
         for stabiliser in self.stabilisers:
@@ -165,7 +167,7 @@ class AdversarialStep:
             "D": self.raw_D.state_dict(),
             "optimizer_G": self.optimizer_G.state_dict(),
             "optimizer_D": self.optimizer_D.state_dict(),
-            "stabilisers": [stabiliser.state() for stabiliser in self.stabilisers],
+            "stabilisers": [[type(one).__name__, one.state()] for one in self.stabilisers],
             "scaler": scaler.state_dict() if scaler else None,
             "counters": [self.seen, self.d_steps, self.g_steps, self.d_steps_since_g],
         }
@@ -176,8 +178,11 @@ class AdversarialStep:
         self.raw_D.load_state_dict(state["D"])
         self.optimizer_G.load_state_dict(state["optimizer_G"])
         self.optimizer_D.load_state_dict(state["optimizer_D"])
-        for stabiliser, saved in zip(self.stabilisers, state["stabilisers"], strict=True):
-            stabiliser.load(saved)
+        names = [type(stabiliser).__name__ for stabiliser in self.stabilisers]
+        if names != (saved := [name for name, _ in state["stabilisers"]]):
+            raise ValueError(f"it has stabilisers {saved}, these settings {names}")
+        for stabiliser, (_, its) in zip(self.stabilisers, state["stabilisers"], strict=True):
+            stabiliser.load(its)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.seen, self.d_steps, self.g_steps, self.d_steps_since_g = state["counters"]
@@ -296,6 +301,16 @@ def sample_prior(latent: LatentInput, n: int, device: torch.device) -> Tensor:
     if latent.distribution == "normal":
         return torch.randn(n, latent.dim, device=device)
     return torch.rand(n, latent.dim, device=device).mul_(2).sub_(1)
+
+
+def _means(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of each statistic over a turn's steps, those that have it."""
+    if len(rows) == 1:
+        return rows[0]
+    found: dict[str, list[Tensor]] = {}
+    for name, value in (item for row in rows for item in row.items()):
+        found.setdefault(name, []).append(value)
+    return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
 def _spread(images: Tensor) -> Tensor:

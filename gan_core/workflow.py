@@ -20,7 +20,8 @@ from .errors import CheckpointError, ConfigError, ExportError, TrainingDiverged
 from .evaluation import evaluate, score
 from .export import export, write_card
 from .latents import draw, seed_range
-from .loop import fit, seed_everything
+from .loop import fit
+from .randomness import seed_everything
 from .run import Run
 from .variant import is_points
 

@@ -333,6 +333,17 @@ def test_every_command_has_an_example_in_its_help() -> None:
     assert bare == []
 
 
+def test_a_run_that_gets_another_budget_says_what_that_changes(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    tiny = ["--set", "widths=[8]", "--set", "batch_size=8"]
+    invoke("train", "vanilla", "--data", "digits", "--run", run, "--kimg", "0.016", *tiny)
+    resume = ["train", "--run", run, "--resume", "--kimg", "0.032"]
+    assert "the budget was 0.016 kimg: schedules over the whole budget" in invoke(*resume)[1]
+    assert "the budget was" not in invoke(*resume)[1]
+
+
 def test_what_is_not_a_run_cannot_be_resumed(invoke: Invoke, tmp_path: Path) -> None:
     code, _, errors = invoke("train", "--run", tmp_path, "--resume")
     assert (code, f"{tmp_path} is not a run" in errors) == (1, True)

@@ -146,4 +146,5 @@ def test_a_saved_state_does_not_change_with_the_guard() -> None:
     watching.examine(COLLAPSED, 1.0)
     saved = watching.state()
     watching.examine(WELL, 2.0)
-    assert saved == {"since": {"diversity": 1.0}}
+    watching.told.add("diversity")
+    assert saved == {"since": {"diversity": 1.0}, "told": []}

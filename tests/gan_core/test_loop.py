@@ -32,9 +32,11 @@ from gan_core.errors import (
     TrainingUnhealthy,
 )
 from gan_core.export import ServedGenerator
-from gan_core.loop import Interrupted, Silent, fit, seed_everything
+from gan_core.loop import Silent, fit
 from gan_core.plugins import Plugins
+from gan_core.randomness import seed_everything
 from gan_core.run import Run
+from gan_core.stopping import Interrupted
 from gan_core.variant import TrainConfig, Variant
 
 if TYPE_CHECKING:
@@ -603,6 +605,13 @@ def test_a_lasting_symptom_is_warned_of_once(run: Callable[..., Run], train: Tra
     ]
 
 
+def test_a_warning_is_not_repeated_by_a_resumed_run(run: Callable[..., Run], train: Train) -> None:
+    for steps in (10, 14):
+        made = run(steps=steps, guard_patience_kimg=0.02)
+        train(made, Scripted(unhealthy))
+    assert events(made) == [("warning", 0.08)]
+
+
 def test_a_symptom_that_passes_is_none(run: Callable[..., Run], train: Train) -> None:
     made = run(steps=12, guard_patience_kimg=0.03)
     train(made, Scripted(lambda step: {"diversity": 0.0 if step in (5, 6) else 1.0}))
@@ -644,6 +653,16 @@ def test_a_run_goes_back_to_the_last_healthy_checkpoint_and_on(
     assert (path.name, trainer.steps) == ("000000.100", 10)
     assert [event for event, _ in events(made)] == ["rollback"]
     assert len(trainer.batches) == 12  # steps 5 and 6 came twice
+
+
+def test_what_was_rolled_back_is_purged_from_tensorboard(
+    run: Callable[..., Run], train: Train
+) -> None:
+    made = run(steps=10, **ROLLBACK)
+    train(made, Scripted(Once("diversity", 0.0, {5, 6})))
+    board = EventAccumulator(str(made.path)).Reload()
+    assert [event.step for event in board.Scalars("diversity")] == [20, 40, 60, 80, 100]
+    assert [event.value for event in board.Scalars("diversity")] == [1.0] * 5
 
 
 def test_the_noise_is_another_after_a_rollback(run: Callable[..., Run], train: Train) -> None:

@@ -193,6 +193,18 @@ def test_a_norm_above_the_limit_is_reported(limit: float, above: float) -> None:
     assert stats["gradient_excess/G"].item() == above
 
 
+def test_of_several_steps_the_mean_norm_and_the_share_above_the_limit_are_reported() -> None:
+    monitor = MonitorGradients(10.0, G=(G := with_gradients(3.0, 4.0)))
+    monitor.on_gradients(G)
+    for parameter in G.parameters():
+        parameter.grad = parameter.grad * 4 if parameter.grad is not None else None
+    monitor.on_gradients(G)
+    stats: dict[str, Tensor] = {}
+    monitor.after_step(stats, 1)
+    found = {name: value.item() for name, value in stats.items()}
+    assert found == {"gradient_norm/G": 12.5, "gradient_excess/G": 0.5}
+
+
 def test_without_a_limit_there_is_no_excess() -> None:
     G = with_gradients(1e9)
     monitor = MonitorGradients(G=G)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pytest
@@ -22,7 +23,7 @@ from gan_core.losses import (
 )
 from gan_core.penalties import Penalty, PenaltyInputs, r1
 from gan_core.schedules import linear
-from gan_core.stabilisers import EMA, ClipWeights, InstanceNoise, Stabiliser
+from gan_core.stabilisers import EMA, ClipGradients, ClipWeights, InstanceNoise, Stabiliser
 from gan_core.trainer import AdversarialStep, Opponent, Player, sample_prior
 
 if TYPE_CHECKING:
@@ -233,6 +234,21 @@ def test_the_generator_may_take_several_steps_in_its_turn(accelerator: Accelerat
     trainer.step(batch())
     trainer.step(batch())
     assert (trainer.d_steps, trainer.g_steps, len(seen(trainer))) == (2, 2 * n, 2 * (2 + n))
+
+
+def test_several_steps_of_a_turn_report_their_mean(accelerator: Accelerator) -> None:
+    numbers = itertools.count(1.0)
+    penalty = Penalty("number", 1.0, lambda inputs: torch.tensor(next(numbers)))
+    trainer = step_of(accelerator, n_generator=lambda g_steps: 3, penalties_G=[penalty])
+    assert trainer.step(batch())["penalty/number_G"].item() == 2.0
+
+
+def test_the_state_of_other_stabilisers_is_refused(accelerator: Accelerator) -> None:
+    saved = step_of(accelerator, stabilisers=[InstanceNoise(0.1)]).state()
+    trainer = step_of(accelerator, stabilisers=[ClipGradients(1.0)])
+    message = r"it has stabilisers \['InstanceNoise'.*these settings \['ClipGradients'"
+    with pytest.raises(ValueError, match=message):
+        trainer.load(saved)
 
 
 def test_each_step_of_a_turn_draws_fresh_z(accelerator: Accelerator) -> None:

@@ -220,9 +220,9 @@ def test_the_average_is_what_is_exported(run: Run, plugins: Plugins) -> None:
     from onnx import numpy_helper
 
     export_run(run, plugins)
-    average = checkpoint.load(run.latest_checkpoint())["trainer"]["stabilisers"][-1]["module"]
+    _, ema = checkpoint.load(run.latest_checkpoint())["trainer"]["stabilisers"][-1]
     graph = onnx.load(run.export / "model.onnx").graph
-    bias = average["layers.0.bias"].tolist()
+    bias = ema["module"]["layers.0.bias"].tolist()
     assert bias in [numpy_helper.to_array(item).tolist() for item in graph.initializer]
 
 

@@ -1,0 +1,42 @@
+"""The generators of random numbers that training draws from: seeded, saved and restored."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["rng_state", "seed_everything", "set_rng_state"]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator of random numbers whose state a checkpoint holds."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of all of them: tensors and plain values, nested."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    version, internal, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = numpy_state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": (version, internal, gauss),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Take over what ``rng_state()`` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
