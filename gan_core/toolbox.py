@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .augment import AdaptiveAugment, DiffAugment
 from .errors import ConfigError
@@ -80,7 +80,8 @@ class AdversarialConfig(TrainConfig):
     minibatch: Minibatch = "none"
     """What D appends to its features: minibatch discrimination, or the batch's spread (stddev)."""
     spectral_norm: bool = False
-    """Divide every weight matrix of D by its largest singular value."""
+    """Divide the weights of D's linear, convolution and embedding layers by their largest singular
+    value."""
     r1_gamma: float = Field(default=0.0, ge=0)
     """γ of the R1 gradient penalty γ/2·‖∇D(x)‖² on real images."""
     r2_gamma: float = Field(default=0.0, ge=0)
@@ -103,6 +104,14 @@ class AdversarialConfig(TrainConfig):
     gradient_limit: float = Field(default=0.0, ge=0)
     """The share of steps with a larger gradient norm is reported; 0 = isn't."""
 
+    @model_validator(mode="after")
+    def _every_setting_counts(self) -> Self:
+        for name, (needed, fulfilled) in NEEDS.items():
+            given = getattr(self, name)
+            if given != type(self).model_fields[name].default and not fulfilled(self):
+                raise ValueError(f"{name} {given} has no effect without {needed}")
+        return self
+
     def lr_factor(self) -> Schedule:
         """The schedule of both learning rates, as a factor."""
         over_kimg = self.lr_schedule_kimg or self.kimg
@@ -116,6 +125,23 @@ class AdversarialConfig(TrainConfig):
             case "exponential":
                 return exponential(1.0, self.lr_decay, self.lr_schedule_kimg or self.kimg / 20)
 
+
+NEEDS: dict[str, tuple[str, Callable[[AdversarialConfig], bool]]] = {
+    "lr_schedule_kimg": (
+        "lr_schedule linear, cosine or exponential",
+        lambda config: config.lr_schedule != "constant",
+    ),
+    "lr_final": (
+        "lr_schedule linear or cosine",
+        lambda config: config.lr_schedule in ("linear", "cosine"),
+    ),
+    "lr_decay": ("lr_schedule exponential", lambda config: config.lr_schedule == "exponential"),
+    "r1_interval": ("r1_gamma or r2_gamma", lambda config: config.r1_gamma + config.r2_gamma > 0),
+    "instance_noise_kimg": ("instance_noise", lambda config: config.instance_noise > 0),
+    "ada_target": ("augment ada", lambda config: config.augment == "ada"),
+    "ada_kimg": ("augment ada", lambda config: config.augment == "ada"),
+}
+"""Settings that do nothing without another: in words, and whether that one is set."""
 
 Optimizer = Callable[[Iterable["nn.Parameter"], float], torch.optim.Optimizer]
 """(parameters, learning rate) -> optimiser."""

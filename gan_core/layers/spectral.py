@@ -14,10 +14,10 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, nn.Linear)
 
 
 def spectrally_normalised(network: nn.Module, eps: float = 1e-12) -> nn.Module:
-    """The same network, every weight matrix of it divided by its largest singular value.
+    """The same network, its layers' weights divided by their largest singular values.
 
     One power iteration per forward pass in training, none in evaluation; u and v are buffers.
-    What is normalised already stays as it is.
+    Linear, convolution and embedding layers are meant; what is normalised already stays as it is.
 
     Args:
         network: changed in place.

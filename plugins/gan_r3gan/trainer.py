@@ -61,8 +61,8 @@ class R3GANConfig(AdversarialConfig):
     lr_schedule: Literal["constant", "linear", "exponential", "cosine"] = "cosine"
     """How both learning rates change. Paper: along a cosine."""
     lr_schedule_kimg: float = Field(default=0.0, ge=0)
-    """Length of the cosines of the learning rates, of γ and of β₂; 0 = the budget. Paper:
-    20,000 of a longer run."""
+    """Length of the cosines of the learning rates, of γ and of β₂; 0 = the budget. With another
+    lr_schedule it is that one's alone. Paper: 20,000 of a longer run."""
     lr_final: float = Field(default=0.25, ge=0, le=1)
     """The learning rates end at this share. Paper: 5e-5 of 2e-4."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
@@ -106,8 +106,9 @@ class R3GANConfig(AdversarialConfig):
         return LatentInput(dim=self.z_dim)
 
     def falling(self, start: float, end: float) -> Schedule:
-        """The cosine that everything follows."""
-        return cosine(start, end, self.lr_schedule_kimg or self.kimg)
+        """The cosine that everything follows, the learning rates too unless set otherwise."""
+        over_kimg = self.lr_schedule_kimg if self.lr_schedule == "cosine" else 0.0
+        return cosine(start, end, over_kimg or self.kimg)
 
 
 def build(config: R3GANConfig, accelerator: Accelerator) -> AdversarialStep:

@@ -65,6 +65,12 @@ class WGANConfig(AdversarialConfig):
             require_power_of_two(self.resolution_px)
         return self
 
+    @model_validator(mode="after")
+    def _clipping_counts(self) -> Self:
+        if self.spectral_norm:
+            raise ValueError("spectral_norm undoes the clipping: it divides by the weights' size")
+        return self
+
     def latent(self) -> LatentInput:
         """The prior of z, in training and when served."""
         return LatentInput(dim=self.z_dim)

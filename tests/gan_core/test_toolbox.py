@@ -348,6 +348,40 @@ def test_settings_that_contradict_each_other_are_refused(
         recipe(config(**settings), **parts).trainer(config(**settings), accelerator)
 
 
+IDLE = [
+    ({"lr_schedule_kimg": 9.0}, "lr_schedule linear, cosine or exponential"),
+    ({"lr_final": 0.5}, "lr_schedule linear or cosine"),
+    ({"lr_final": 0.5, "lr_schedule": "exponential"}, "lr_schedule linear or cosine"),
+    ({"lr_decay": 0.5, "lr_schedule": "cosine"}, "lr_schedule exponential"),
+    ({"r1_interval": 4}, "r1_gamma or r2_gamma"),
+    ({"instance_noise_kimg": 9.0}, "instance_noise"),
+    ({"ada_target": 0.5, "augment": "diffaugment"}, "augment ada"),
+    ({"ada_kimg": 9.0}, "augment ada"),
+]
+
+
+@pytest.mark.parametrize(("settings", "needed"), IDLE, ids=[str(c[0]) for c in IDLE])
+def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, Any], needed: str) -> None:
+    (name, value), *_ = settings.items()
+    with pytest.raises(ValidationError, match=f"{name} {value} has no effect without {needed}"):
+        config(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_final": 0.5, "lr_schedule_kimg": 9.0, "lr_schedule": "linear"},
+        {"lr_decay": 0.5, "lr_schedule_kimg": 9.0, "lr_schedule": "exponential"},
+        {"r1_interval": 4, "r2_gamma": 1.0},
+        {"instance_noise_kimg": 9.0, "instance_noise": 0.1},
+        {"ada_target": 0.5, "ada_kimg": 9.0, "augment": "ada"},
+    ],
+    ids=str,
+)
+def test_a_setting_that_does_something_is_taken(settings: dict[str, Any]) -> None:
+    assert config(**settings).model_dump().items() >= settings.items()
+
+
 def test_feature_matching_can_stand_for_the_adversarial_term(accelerator: Accelerator) -> None:
     # as in Salimans et al. 2016
     stats = assembled(accelerator, adversarial=0.0, feature_matching=1.0).step(batch())
