@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``biggan``."""
+    from gan_core.checks import hinge, projection, shortcuts, spectral_norm_rests
+
     from . import checks
     from .trainer import BigGANConfig, build, served
 
@@ -22,14 +24,14 @@ def ganforge_variants() -> list[Variant]:
             tiny={"resolution_px": 16, "width": 8, "z_dim": 12, "shared_dim": 8},
             paper_checks=(
                 PaperCheck("spectral norm on every layer, with epsilon 1e-6", checks.spectral_norm),
-                PaperCheck("spectral norm rests in evaluation", checks.spectral_norm_rests),
-                PaperCheck("hinge loss", checks.hinge),
+                PaperCheck("spectral norm rests in evaluation", spectral_norm_rests),
+                PaperCheck("hinge loss", hinge),
                 PaperCheck("attention starts as the identity", checks.attention_starts_off),
                 PaperCheck("a norm's gain is 1 + a projection of its condition", checks.gain),
                 PaperCheck("one class embedding is shared by all of G", checks.shared_embedding),
                 PaperCheck("every block of G gets a chunk of z of its own", checks.chunks),
-                PaperCheck("D projects its features on the class", checks.projection),
-                PaperCheck("no activation overwrites what a shortcut reads", checks.shortcuts),
+                PaperCheck("D projects its features on the class", projection),
+                PaperCheck("no activation overwrites what a shortcut reads", shortcuts),
                 PaperCheck("weights start orthogonal", checks.initial_weights),
                 PaperCheck(
                     "orthogonal regularisation sees different rows alone, at 1e-4",

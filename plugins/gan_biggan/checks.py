@@ -8,20 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from gan_core import checks
 from gan_core.card import LabelInput
 from gan_core.export import ServedGenerator
 from gan_core.latents import latents
-from gan_core.layers import SelfAttention, is_spectral, raw_weight, shortcuts_intact
-from gan_core.losses import Hinge
+from gan_core.layers import PlainSelfAttention, is_spectral, raw_weight
 from gan_core.networks import Plain
 from gan_core.penalties import PenaltyInputs
-from gan_core.trainer import sample_prior
 
 from .networks import ProjectedBatchNorm2d
 from .standing import standing_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import Tensor
 
@@ -33,15 +32,11 @@ __all__ = [
     "average",
     "chunks",
     "gain",
-    "hinge",
     "initial_weights",
     "learning_rates",
-    "projection",
     "regularisation",
     "shared_embedding",
-    "shortcuts",
     "spectral_norm",
-    "spectral_norm_rests",
     "standing",
     "standing_repeats",
     "truncation",
@@ -50,30 +45,17 @@ __all__ = [
 
 
 def spectral_norm(trainer: AdversarialStep) -> bool:
-    """Convolutions and linear layers of both are normalised, and D's class embedding."""
-    layers: list[Any] = [m for m in _modules(trainer) if isinstance(m, (nn.Conv2d, nn.Linear))]
-    layers += [m for m in trainer.raw_D.modules() if isinstance(m, nn.Embedding)]
-    return all(is_spectral(m) and m.parametrizations.weight[0].eps == 1e-6 for m in layers)
-
-
-@torch.no_grad()
-def spectral_norm_rests(trainer: AdversarialStep) -> bool:
-    """A forward pass in evaluation leaves u and v as they were."""
-    before = [vector.clone() for vector in _vectors(trainer)]
-    z, label = _drawn(trainer)
-    trainer.raw_D.eval()(trainer.raw_G.eval()(z, label), label)
-    return _equal(before, _vectors(trainer))
-
-
-def hinge(trainer: AdversarialStep) -> bool:
-    """The hinge loss."""
-    return isinstance(trainer.loss, Hinge)
+    """Every layer's weight is normalised, with ε = 1e-6."""
+    layers: list[Any] = [module for module in checks.modules(trainer) if is_spectral(module)]
+    return checks.spectral_norm(trainer) and all(
+        layer.parametrizations.weight[0].eps == 1e-6 for layer in layers
+    )
 
 
 def attention_starts_off(trainer: AdversarialStep) -> bool:
-    """Each network has one layer of self-attention, with γ = 0."""
-    layers = [module for module in _modules(trainer) if isinstance(module, SelfAttention)]
-    return len(layers) == 2 and all(layer.gamma.item() == 0 for layer in layers)
+    """Attention starts off, and its keys and values are pooled."""
+    plain = any(isinstance(module, PlainSelfAttention) for module in checks.modules(trainer))
+    return not plain and checks.attention_starts_off(trainer)
 
 
 @torch.no_grad()
@@ -97,39 +79,19 @@ def chunks(trainer: AdversarialStep) -> bool:
     G.first.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
     for block in G.blocks:
         block.register_forward_pre_hook(lambda _block, inputs: seen.append(inputs[1]))
-    z, label = _drawn(trainer)
+    z, label = checks.drawn(trainer)
     G(z, label)
     first, *others = z.chunk(len(G.blocks) + 1, 1)
     expected = [first, *(torch.cat([G.shared(label), chunk], 1) for chunk in others)]
     return _equal(seen, expected)
 
 
-@torch.no_grad()
-def projection(trainer: AdversarialStep) -> bool:
-    """Another class adds ⟨e' − e, f⟩ to the logits: linear in the class embedding."""
-    D: Any = trainer.raw_D.eval()
-    if D.head.embedding is None:
-        return False
-    z, label = _drawn(trainer)
-    images, zeros = trainer.raw_G(z, label), torch.zeros_like(label)
-    added = D(images, zeros + 1) - D(images, zeros)
-    embedding = D.head.embedding.weight
-    expected = D.features(images) @ (embedding[1] - embedding[0])
-    return bool(added.abs().min() > 0) and torch.allclose(added, expected, atol=1e-4)
-
-
-@torch.no_grad()
-def shortcuts(trainer: AdversarialStep) -> bool:
-    """No residual block changes its input."""
-    z, label = _drawn(trainer)
-    networks = trainer.raw_G, trainer.raw_D
-    return shortcuts_intact(networks, lambda: trainer.raw_D(trainer.raw_G(z, label), label))
-
-
 def initial_weights(trainer: AdversarialStep) -> bool:
     """Rows, or columns where they are fewer, are orthogonal and of one norm."""
     kinds = (nn.Conv2d, nn.Embedding, nn.Linear)
-    return all(_is_orthogonal(raw_weight(m)) for m in _modules(trainer) if isinstance(m, kinds))
+    return all(
+        _is_orthogonal(raw_weight(m)) for m in checks.modules(trainer) if isinstance(m, kinds)
+    )
 
 
 def regularisation(trainer: AdversarialStep) -> bool:
@@ -151,13 +113,13 @@ def regularisation(trainer: AdversarialStep) -> bool:
 
 def adam(trainer: AdversarialStep) -> bool:
     """Adam's β₁ = 0, β₂ = 0.999 and ε = 1e-6 on both sides."""
-    groups = [_group(trainer, side) for side in "GD"]
+    groups = [checks.param_group(trainer, side) for side in "GD"]
     return all(group["betas"] == (0.0, 0.999) and group["eps"] == 1e-6 for group in groups)
 
 
 def learning_rates(trainer: AdversarialStep) -> bool:
     """D learns four times as fast as G."""
-    return [_group(trainer, side)["lr"] for side in "GD"] == [5e-5, 2e-4]
+    return [checks.param_group(trainer, side)["lr"] for side in "GD"] == [5e-5, 2e-4]
 
 
 def two_to_one(trainer: AdversarialStep) -> bool:
@@ -225,28 +187,5 @@ def _is_orthogonal(weight: Tensor) -> bool:
     return bool((gram / scale - torch.eye(len(gram))).abs().max() < 1e-4)
 
 
-def _drawn(trainer: AdversarialStep) -> tuple[Tensor, Tensor]:
-    """Four z, and a class for each."""
-    G: Any = trainer.raw_G
-    z = sample_prior(trainer.latent, 4, torch.device("cpu"))
-    return z, torch.arange(4) % G.shared.num_embeddings
-
-
 def _equal(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _vectors(trainer: AdversarialStep) -> list[Tensor]:
-    named = [*trainer.raw_G.named_buffers(), *trainer.raw_D.named_buffers()]
-    return [buffer for name, buffer in named if name.endswith(("._u", "._v"))]
-
-
-def _modules(trainer: AdversarialStep) -> Iterator[nn.Module]:
-    yield from trainer.raw_G.modules()
-    yield from trainer.raw_D.modules()
-
-
-def _group(trainer: AdversarialStep, side: str) -> dict[str, Any]:
-    optimizer = trainer.optimizer_G if side == "G" else trainer.optimizer_D
-    (group,) = optimizer.param_groups
-    return dict(group)

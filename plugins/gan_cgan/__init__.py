@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``cgan``."""
+    from gan_core.checks import no_norm_in_discriminator
+
     from . import checks
     from .trainer import CGANConfig, build, served
 
@@ -37,7 +39,7 @@ def ganforge_variants() -> list[Variant]:
                     checks.fakes_have_real_labels,
                 ),
                 PaperCheck("both losses are conditional on the label", checks.conditional_losses),
-                PaperCheck("D has no normalisation", checks.no_norm_in_discriminator),
+                PaperCheck("D has no normalisation", no_norm_in_discriminator),
             ),
         )
     ]

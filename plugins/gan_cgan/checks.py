@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
+from gan_core.checks import norms
 from gan_core.data import Batch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from gan_core.trainer import AdversarialStep
 
@@ -20,7 +20,6 @@ __all__ = [
     "label_changes_images",
     "label_changes_logits",
     "label_has_its_own_layer",
-    "no_norm_in_discriminator",
 ]
 
 FIRST, SECOND = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 1])
@@ -43,7 +42,7 @@ def label_has_its_own_layer(trainer: AdversarialStep) -> bool:
     """What enters the joint layers depends on the label, and nothing before them normalises."""
     return all(
         _differ(_joint_input(trainer, network, FIRST), _joint_input(trainer, network, SECOND))
-        and not _norms(network.get_submodule("inputs"))
+        and not norms(network.get_submodule("inputs"))
         for network in (trainer.raw_G, trainer.raw_D)
     )
 
@@ -58,11 +57,6 @@ def conditional_losses(trainer: AdversarialStep) -> bool:
     """D judges reals and fakes, and fakes again for G's loss, as images of their classes."""
     asked = _labels_of_a_step(trainer, trainer.raw_D)
     return len(asked) == 3 and all(torch.equal(label, SKEWED) for label in asked)
-
-
-def no_norm_in_discriminator(trainer: AdversarialStep) -> bool:
-    """D has no normalisation layer."""
-    return not _norms(trainer.raw_D)
 
 
 def _images(trainer: AdversarialStep, label: Tensor) -> Tensor:
@@ -96,10 +90,6 @@ def _labels_of_a_step(trainer: AdversarialStep, network: nn.Module) -> list[Tens
     trainer.step(batch)
     hook.remove()
     return seen
-
-
-def _norms(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if "Norm" in type(module).__name__]
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

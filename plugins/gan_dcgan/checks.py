@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from gan_core.checks import modules, param_group
 
+if TYPE_CHECKING:
     from gan_core.trainer import AdversarialStep
 
 __all__ = [
@@ -29,13 +29,13 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 def no_linear(trainer: AdversarialStep) -> bool:
     """Neither network has a fully connected layer."""
-    return not any(isinstance(layer, nn.Linear) for layer in _layers(trainer))
+    return not any(isinstance(layer, nn.Linear) for layer in modules(trainer))
 
 
 def no_pooling(trainer: AdversarialStep) -> bool:
     """Neither network pools or resamples but by strided convolution."""
     pools = ("Pool", "Upsample", "PixelShuffle")
-    return not any(name in type(layer).__name__ for layer in _layers(trainer) for name in pools)
+    return not any(name in type(layer).__name__ for layer in modules(trainer) for name in pools)
 
 
 def generator_norms(trainer: AdversarialStep) -> bool:
@@ -64,7 +64,7 @@ def critic_activations(trainer: AdversarialStep) -> bool:
 def initial_weights(trainer: AdversarialStep) -> bool:
     """Convolutions start as N(0, 0.02), to within six standard errors."""
     weights = torch.cat(
-        [m.weight.flatten() for m in _layers(trainer) if isinstance(m, CONVOLUTIONS)]
+        [m.weight.flatten() for m in modules(trainer) if isinstance(m, CONVOLUTIONS)]
     )
     error = 0.02 / len(weights) ** 0.5
     return bool(abs(weights.mean()) < 6 * error and abs(weights.std() - 0.02) < 6 * error)
@@ -72,21 +72,13 @@ def initial_weights(trainer: AdversarialStep) -> bool:
 
 def adam(trainer: AdversarialStep) -> bool:
     """Both networks are trained by Adam at 2e-4 with beta1 0.5."""
-    groups: list[dict[str, Any]] = [
-        *trainer.optimizer_G.param_groups,
-        *trainer.optimizer_D.param_groups,
-    ]
+    groups = [param_group(trainer, side) for side in "GD"]
     return all(group["lr"] == 2e-4 and group["betas"] == (0.5, 0.999) for group in groups)
 
 
 def uniform_prior(trainer: AdversarialStep) -> bool:
     """Z is drawn from U(-1, 1)."""
     return trainer.latent.distribution == "uniform"
-
-
-def _layers(trainer: AdversarialStep) -> Iterator[nn.Module]:
-    yield from trainer.raw_G.modules()
-    yield from trainer.raw_D.modules()
 
 
 def _leaves(network: nn.Module) -> list[nn.Module]:

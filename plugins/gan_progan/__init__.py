@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``progan``."""
+    from gan_core.checks import no_norm_in_discriminator, one_to_one
+
     from . import checks
     from .trainer import ProGANConfig, build, served
 
@@ -37,11 +39,11 @@ def ganforge_variants() -> list[Variant]:
                 PaperCheck("features of a pixel have a mean square of 1", checks.unit_mean_square),
                 PaperCheck("no tanh: G's last layer is linear", checks.linear_output),
                 PaperCheck("LeakyReLU with slope 0.2 everywhere", checks.activations),
-                PaperCheck("no normalisation in D", checks.no_norm_in_discriminator),
+                PaperCheck("no normalisation in D", no_norm_in_discriminator),
                 PaperCheck("D compares groups of 4 at 4x4 px", checks.spread_at_four_px),
                 PaperCheck("the spread in a group is divided by N", checks.spread_over_n),
                 PaperCheck("drift 0.001 and gradient penalty 10", checks.loss),
-                PaperCheck("one D step per G step", checks.one_to_one),
+                PaperCheck("one D step per G step", one_to_one),
                 PaperCheck("Adam with 1e-3, betas (0, 0.99), eps 1e-8", checks.adam),
                 PaperCheck("nothing fades before 4 px are stable", checks.stable_first),
                 PaperCheck("every fade goes from 0 to 1", checks.fades_upwards),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gan_core.checks import modules, param_group
 from gan_core.data import Batch
 from gan_core.layers import MinibatchStddev
 from gan_core.losses import Wasserstein
@@ -33,9 +34,7 @@ __all__ = [
     "initial_weights",
     "linear_output",
     "loss",
-    "no_norm_in_discriminator",
     "one_alpha",
-    "one_to_one",
     "pixel_norms",
     "spread_at_four_px",
     "spread_over_n",
@@ -109,19 +108,13 @@ def linear_output(trainer: AdversarialStep) -> bool:
 
 def activations(trainer: AdversarialStep) -> bool:
     """Whatever has a slope is a LeakyReLU with 0.2, one per hidden layer of D."""
-    modules = [*trainer.raw_G.modules(), *trainer.raw_D.modules()]
     others = (nn.ReLU, nn.ELU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
     leaky = [m for m in trainer.raw_D.modules() if isinstance(m, nn.LeakyReLU)]
     return (
         len(leaky) == len(_weighted(trainer.raw_D)) - 1
-        and all(m.negative_slope == 0.2 for m in modules if isinstance(m, nn.LeakyReLU))
-        and not any(isinstance(m, others) for m in modules)
+        and all(m.negative_slope == 0.2 for m in modules(trainer) if isinstance(m, nn.LeakyReLU))
+        and not any(isinstance(m, others) for m in modules(trainer))
     )
-
-
-def no_norm_in_discriminator(trainer: AdversarialStep) -> bool:
-    """D has no normalisation layer of any kind."""
-    return not any("Norm" in type(module).__name__ for module in trainer.raw_D.modules())
 
 
 @torch.no_grad()
@@ -150,17 +143,9 @@ def loss(trainer: AdversarialStep) -> bool:
     return trainer.loss == Wasserstein(drift=0.001) and ("gp", 10.0, 1) in penalties
 
 
-def one_to_one(trainer: AdversarialStep) -> bool:
-    """n_critic is 1."""
-    return all(trainer.players[side].steps(1000) == 1 for side in "GD")
-
-
 def adam(trainer: AdversarialStep) -> bool:
     """Both networks are trained by Adam with the settings of the paper's appendix A.1."""
-    groups: list[dict[str, Any]] = [
-        *trainer.optimizer_G.param_groups,
-        *trainer.optimizer_D.param_groups,
-    ]
+    groups = [param_group(trainer, side) for side in "GD"]
     settings = {(group["initial_lr"], group["betas"], group["eps"]) for group in groups}
     return settings == {(1e-3, (0.0, 0.99), 1e-8)}
 

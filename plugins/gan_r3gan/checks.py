@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from gan_core.checks import modules, param_group
+
 from .networks import SLOPE, Block, Down, Up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from gan_core.penalties import Penalty
@@ -38,8 +38,7 @@ def no_norm(trainer: AdversarialStep) -> bool:
     """Neither network normalises activations or weights."""
     return not any(
         "Norm" in type(module).__name__ or hasattr(module, "parametrizations")
-        for network in (trainer.raw_G, trainer.raw_D)
-        for module in network.modules()
+        for module in modules(trainer)
     )
 
 
@@ -106,11 +105,10 @@ def bilinear(trainer: AdversarialStep) -> bool:
 
 def betas(trainer: AdversarialStep) -> bool:
     """Adam's β₁ is 0; its β₂ ends higher than it starts."""
-    optimizers = (trainer.optimizer_G, trainer.optimizer_D)
     rising = [player.beta2 for player in trainer.players.values()]
-    return all(
-        group["betas"][0] == 0 for optimizer in optimizers for group in optimizer.param_groups
-    ) and all(beta2 is not None and beta2(0.0) < beta2(LONG_AFTER_KIMG) for beta2 in rising)
+    return all(param_group(trainer, side)["betas"][0] == 0 for side in "GD") and all(
+        beta2 is not None and beta2(0.0) < beta2(LONG_AFTER_KIMG) for beta2 in rising
+    )
 
 
 def one_cosine(trainer: AdversarialStep) -> bool:
@@ -124,9 +122,8 @@ def one_cosine(trainer: AdversarialStep) -> bool:
     )
 
 
-def _blocks(trainer: AdversarialStep) -> Iterator[Block]:
-    for network in (trainer.raw_G, trainer.raw_D):
-        yield from (module for module in network.modules() if isinstance(module, Block))
+def _blocks(trainer: AdversarialStep) -> list[Block]:
+    return [module for module in modules(trainer) if isinstance(module, Block)]
 
 
 def _convolutions(block: Block) -> list[nn.Conv2d]:

@@ -118,4 +118,4 @@ def _slope(
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
-    return bool((ours - theirs).abs() <= 1e-4 * theirs.abs() + 1e-9)
+    return bool((ours - theirs).abs() <= 1e-6 * theirs.abs() + 1e-9)

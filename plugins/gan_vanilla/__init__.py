@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``vanilla``."""
+    from gan_core.checks import no_norm_in_discriminator, one_to_one
+
     from . import checks
     from .trainer import VanillaConfig, build, served
 
@@ -21,9 +23,9 @@ def ganforge_variants() -> list[Variant]:
             tiny={"resolution_px": 8, "widths": (16, 32), "z_dim": 8},
             paper_checks=(
                 PaperCheck("both networks are multilayer perceptrons", checks.only_linear),
-                PaperCheck("D has no BatchNorm", checks.no_norm_in_discriminator),
+                PaperCheck("D has no BatchNorm", no_norm_in_discriminator),
                 PaperCheck("BatchNorm's epsilon is tiny, not its momentum", checks.norm_epsilon),
-                PaperCheck("one D step per G step", checks.one_to_one),
+                PaperCheck("one D step per G step", one_to_one),
                 PaperCheck("G maximises log D(G(z))", checks.non_saturating),
                 PaperCheck(
                     "a D trained to its optimum is p_data / (p_data + p_g)",

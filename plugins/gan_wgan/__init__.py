@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``wgan``."""
+    from gan_core.checks import linear_loss, no_norm_in_discriminator
+
     from . import checks
     from .trainer import WGANConfig, build, served
 
@@ -28,8 +30,8 @@ def ganforge_variants() -> list[Variant]:
                 "warmup_every": 3,
             },
             paper_checks=(
-                PaperCheck("both losses are linear in the logits: no log", checks.linear_loss),
-                PaperCheck("critic has no normalisation layer", checks.no_norm_in_critic),
+                PaperCheck("both losses are linear in the logits: no log", linear_loss),
+                PaperCheck("critic has no normalisation layer", no_norm_in_discriminator),
                 PaperCheck("critic's weights lie within ±0.01 after its steps", checks.clipped),
                 PaperCheck("a critic trained to its optimum estimates W₁", checks.estimates_w1),
                 PaperCheck("RMSProp with learning rate 5e-5, no momentum", checks.rmsprop),

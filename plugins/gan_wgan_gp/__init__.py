@@ -8,6 +8,8 @@ __all__ = ["ganforge_variants"]
 @hookimpl
 def ganforge_variants() -> list[Variant]:
     """The variant ``wgan_gp``."""
+    from gan_core.checks import linear_loss, no_norm_in_discriminator
+
     from . import checks
     from .trainer import WGANGPConfig, build, served
 
@@ -20,8 +22,8 @@ def ganforge_variants() -> list[Variant]:
             served=served,
             tiny={"resolution_px": 16, "width": 8, "z_dim": 16, "batch_size_G": 8},
             paper_checks=(
-                PaperCheck("both losses are linear in the logits: no log", checks.linear_loss),
-                PaperCheck("critic has no normalisation layer", checks.no_norm_in_critic),
+                PaperCheck("both losses are linear in the logits: no log", linear_loss),
+                PaperCheck("critic has no normalisation layer", no_norm_in_discriminator),
                 PaperCheck(
                     "the penalty is 10·(‖∇D‖ − 1)², its norm per sample over C, H and W",
                     checks.norm_per_sample,

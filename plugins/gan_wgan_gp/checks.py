@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gan_core.data import Batch
+from gan_core.checks import own_images, param_group
 from gan_core.networks import Plain
 from gan_core.penalties import PenaltyInputs
 from gan_core.theory import critic_estimates_w1
-from gan_core.trainer import sample_prior
 
 from .trainer import WGANGPConfig
 
@@ -28,24 +27,9 @@ __all__ = [
     "estimates_w1",
     "five_to_one",
     "linear_decay",
-    "linear_loss",
-    "no_norm_in_critic",
     "norm_per_sample",
     "penalty_in_float32",
 ]
-
-
-def linear_loss(trainer: AdversarialStep) -> bool:
-    """The losses' slopes in the logits are ±1, however certain the critic is."""
-    real, fake, fooling = (torch.tensor([-20.0, 0.0, 20.0], requires_grad=True) for _ in range(3))
-    losses = trainer.loss.discriminator(real, fake), trainer.loss.generator(fooling, None)
-    slopes = torch.autograd.grad([loss.sum() for loss in losses], [real, fake, fooling])
-    return torch.equal(torch.stack(slopes), torch.tensor([[-1.0], [1.0], [-1.0]]).expand(3, 3))
-
-
-def no_norm_in_critic(trainer: AdversarialStep) -> bool:
-    """The critic has no norm: with BatchNorm an image's gradient would be its batch's."""
-    return not any("Norm" in type(module).__name__ for module in trainer.raw_D.modules())
 
 
 def norm_per_sample(trainer: AdversarialStep) -> bool:
@@ -79,7 +63,7 @@ def penalty_in_float32(trainer: AdversarialStep) -> bool:
 def adam(trainer: AdversarialStep) -> bool:
     """Both networks are trained by Adam at 2e-4 with betas (0, 0.9)."""
     optimizers = [player.optimizer for player in trainer.players.values()]
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    groups = [param_group(trainer, side) for side in "GD"]
     return all(isinstance(optimizer, torch.optim.Adam) for optimizer in optimizers) and all(
         (group["initial_lr"], group["betas"]) == (2e-4, (0.0, 0.9)) for group in groups
     )
@@ -99,13 +83,12 @@ def five_to_one(trainer: AdversarialStep) -> bool:
 
 def double_batch(trainer: AdversarialStep) -> bool:
     """G makes twice as many images for its own step as for a critic step."""
-    with torch.no_grad():
-        images = trainer.raw_G(sample_prior(trainer.latent, 4, trainer.accelerator.device))
+    batch = own_images(trainer)
     sizes: list[int] = []
     before = trainer.g_steps
     hook = trainer.raw_G.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     while trainer.g_steps == before:
-        trainer.step(Batch(images))
+        trainer.step(batch)
     hook.remove()
     return sizes[-1] == 2 * sizes[0]
 

@@ -18,29 +18,18 @@ from gan_core.data import Batch, Images
 from gan_core.errors import ConfigError
 from gan_core.layers import ConditionalBatchNorm2d, MinibatchStddev
 from gan_core.losses import NonSaturating
-from gan_core.testing import built, tiny_config
+from tests.plugins.breaks import with_module
+from tests.plugins.claims import all_broken, refuted
+from tests.plugins.measures import linear_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
-    from gan_core.plugins import Plugins
     from gan_core.trainer import AdversarialStep
-    from gan_core.variant import Variant
+    from tests.plugins.breaks import Break
 
 CLASSES = ("a", "b", "c")
 LABEL = torch.tensor([0, 1, 2, 0])
-
-
-@pytest.fixture
-def variant(plugins: Plugins) -> Variant:
-    return plugins.variant("cgan")
-
-
-@pytest.fixture
-def trainer(variant: Variant) -> Any:
-    return built(variant, tiny_config(variant))
 
 
 def trained_by(**settings: Any) -> AdversarialStep:
@@ -48,11 +37,6 @@ def trained_by(**settings: Any) -> AdversarialStep:
     shape = {"resolution_px": 8, "channels": 1, "classes": CLASSES, "batch_size": 4}
     config = CGANConfig.model_validate({**small, **shape, **settings})
     return build(config, Accelerator(cpu=True))
-
-
-def linear_sizes(network: nn.Module) -> list[tuple[int, int]]:
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-    return [(layer.in_features, layer.out_features) for layer in layers]
 
 
 def test_the_generator_has_the_papers_widths() -> None:
@@ -194,27 +178,17 @@ def unconditional_generator_loss(trainer: AdversarialStep) -> None:
     trainer.opponent = lambda trainer, batch, fake: judge
 
 
-BREAKS: dict[str, Callable[[AdversarialStep], object]] = {
+BREAKS: dict[str, Break] = {
     "the label changes G's images": lambda t: forget(t.raw_G),
     "the label changes D's logits": lambda t: forget(t.raw_D),
-    "in both networks the label has a layer of its own before the joint one": lambda t: (
-        t.raw_G.get_submodule("inputs").add_module("norm", nn.BatchNorm1d(8))
+    "in both networks the label has a layer of its own before the joint one": with_module(
+        "G.inputs.norm", lambda: nn.BatchNorm1d(8)
     ),
     "fakes are made with the real batch's labels": other_labels,
     "both losses are conditional on the label": unconditional_generator_loss,
-    "D has no normalisation": lambda t: t.raw_D.add_module("norm", nn.LayerNorm(8)),
+    "D has no normalisation": with_module("D.norm", lambda: nn.LayerNorm(8)),
 }
 
 
-def test_every_claim_is_broken_below(variant: Variant) -> None:
-    assert {check.claim for check in variant.paper_checks} == BREAKS.keys()
-
-
-@pytest.mark.parametrize("claim", BREAKS)
-def test_a_claim_is_refuted_where_it_is_untrue(
-    variant: Variant, trainer: AdversarialStep, claim: str
-) -> None:
-    (check,) = [check for check in variant.paper_checks if check.claim == claim]
-    assert check.test(trainer)
-    BREAKS[claim](trainer)
-    assert not check.test(trainer)
+test_every_claim_is_broken_above = all_broken(BREAKS)
+test_a_claim_is_refuted_where_it_is_untrue = refuted(BREAKS)

@@ -18,30 +18,19 @@ from gan_core.layers import MinibatchStddev, PointDiscriminator, PointGenerator
 from gan_core.losses import NonSaturating
 from gan_core.penalties import r1
 from gan_core.schedules import linear
-from gan_core.testing import built, tiny_config
 from gan_r3gan.networks import Block, Discriminator, Down, Generator, Up, widths
 from gan_r3gan.trainer import R3GANConfig, build, served
+from tests.plugins.breaks import with_loss, with_module, with_optimizer, with_player
+from tests.plugins.claims import all_broken, refuted
+from tests.plugins.measures import learned_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gan_core.plugins import Plugins
     from gan_core.trainer import AdversarialStep
-    from gan_core.variant import Variant
+    from tests.plugins.breaks import Break
 
 CLASSES = ("a", "b", "c")
 LABEL = torch.tensor([0, 1, 2, 0])
 SMALL = {"width": 8, "max_width": 16, "group_size": 4, "z_dim": 8, "batch_size": 4}
-
-
-@pytest.fixture
-def variant(plugins: Plugins) -> Variant:
-    return plugins.variant("r3gan")
-
-
-@pytest.fixture
-def trainer(variant: Variant) -> Any:
-    return built(variant, tiny_config(variant))
 
 
 def made(**settings: Any) -> R3GANConfig:
@@ -176,6 +165,11 @@ def test_the_cosine_has_the_length_asked_for() -> None:
     assert (lr_factor(3.5), lr_factor(7.0)) == pytest.approx((0.625, 0.25))
 
 
+def test_another_schedules_length_is_not_the_cosines() -> None:
+    config = made(kimg=100.0, lr_schedule="exponential", lr_schedule_kimg=5.0)
+    assert config.falling(1.0, 0.0)(50.0) == pytest.approx(0.5)
+
+
 def test_the_discriminator_has_the_minibatch_layer_asked_for() -> None:
     D = trained_by(minibatch="stddev").raw_D
     assert any(isinstance(module, MinibatchStddev) for module in D.modules())
@@ -222,19 +216,12 @@ def test_points_have_no_classes() -> None:
 
 def test_it_learns_the_level_of_a_plain_image() -> None:
     trainer = trained_by(lr_G=2e-3, lr_D=2e-3, blocks=1, ema_halflife_kimg=0)
-    for _ in range(100):
-        trainer.step(Batch(torch.full((16, 1, 8, 8), 0.5)))
-    with torch.no_grad():
-        level = trainer.raw_G(torch.randn(64, 8)).mean().item()
+    level = learned_level(trainer, steps=100, batch_size=16)
     assert level == pytest.approx(0.5, abs=0.25)
 
 
 def blocks(network: nn.Module) -> list[Block]:
     return [module for module in network.modules() if isinstance(module, Block)]
-
-
-def one_penalty(trainer: AdversarialStep) -> None:
-    trainer.players["D"] = replace(trainer.players["D"], penalties=[r1(0.05)])
 
 
 def larger_weights(trainer: AdversarialStep) -> None:
@@ -251,43 +238,22 @@ def box_filter(trainer: AdversarialStep) -> None:
     down.kernel = torch.full((1, 1, 3, 3), 1 / 9)
 
 
-def momentum(trainer: AdversarialStep) -> None:
-    trainer.optimizer_D.param_groups[0]["betas"] = (0.5, 0.9)
-
-
-def straight_line(trainer: AdversarialStep) -> None:
-    G = trainer.players["G"]
-    trainer.players["G"] = replace(G, lr_factor=linear(1.0, 0.25, 1000))
-
-
-def not_relativistic(trainer: AdversarialStep) -> None:
-    trainer.loss = NonSaturating()
-
-
-BREAKS: dict[str, Callable[[AdversarialStep], object]] = {
-    "no normalisation anywhere": lambda t: t.raw_D.add_module("norm", nn.BatchNorm2d(8)),
-    "each fake is compared with a real": not_relativistic,
-    "R1 and R2 on every step, with the same γ": one_penalty,
+BREAKS: dict[str, Break] = {
+    "no normalisation anywhere": with_module("D.norm", lambda: nn.BatchNorm2d(8)),
+    "each fake is compared with a real": with_loss(NonSaturating()),
+    "R1 and R2 on every step, with the same γ": with_player("D", penalties=[r1(0.05)]),
     "every residual block starts as the identity": lambda t: nn.init.ones_(
         blocks(t.raw_G)[0].get_parameter("branch.4.weight")
     ),
     "other layers of a block start scaled by L^(-1/4)": larger_weights,
     "3×3 convolutions are grouped": ungrouped,
     "resampling is bilinear, [1, 2, 1]": box_filter,
-    "no momentum, and beta2 rises": momentum,
-    "learning rate, γ and beta2 follow one cosine": straight_line,
+    "no momentum, and beta2 rises": with_optimizer("D", betas=(0.5, 0.9)),
+    "learning rate, γ and beta2 follow one cosine": with_player(
+        "G", lr_factor=linear(1.0, 0.25, 1000)
+    ),
 }
 
 
-def test_every_claim_is_broken_below(variant: Variant) -> None:
-    assert {check.claim for check in variant.paper_checks} == BREAKS.keys()
-
-
-@pytest.mark.parametrize("claim", BREAKS)
-def test_a_claim_is_refuted_where_it_is_untrue(
-    variant: Variant, trainer: AdversarialStep, claim: str
-) -> None:
-    (check,) = [check for check in variant.paper_checks if check.claim == claim]
-    assert check.test(trainer)
-    BREAKS[claim](trainer)
-    assert not check.test(trainer)
+test_every_claim_is_broken_above = all_broken(BREAKS)
+test_a_claim_is_refuted_where_it_is_untrue = refuted(BREAKS)

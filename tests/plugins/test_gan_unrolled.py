@@ -13,27 +13,17 @@ from torch import Tensor, nn
 from gan_core.data import Batch
 from gan_core.layers import PointDiscriminator, PointGenerator
 from gan_core.losses import NonSaturating
-from gan_core.testing import built, tiny_config
 from gan_unrolled import trainer as unrolled
 from gan_unrolled.networks import Discriminator, Generator
 from gan_unrolled.trainer import Unrolled, UnrolledConfig, build
+from tests.plugins.breaks import with_loss
+from tests.plugins.claims import all_broken, refuted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gan_core.plugins import Plugins
     from gan_core.trainer import AdversarialStep
-    from gan_core.variant import Variant
-
-
-@pytest.fixture
-def variant(plugins: Plugins) -> Variant:
-    return plugins.variant("unrolled")
-
-
-@pytest.fixture
-def trainer(variant: Variant) -> Any:
-    return built(variant, tiny_config(variant))
+    from tests.plugins.breaks import Break
 
 
 @pytest.mark.parametrize("side_px", [8, 16, 32, 64])
@@ -136,36 +126,19 @@ def restless(trainer: AdversarialStep) -> None:
     trainer.raw_D.add_module("head", nn.Sequential(nn.Dropout(0.5), head))
 
 
-def fakes_alone(trainer: AdversarialStep) -> None:
-    trainer.loss = NonSaturating()
+def opponent(other: type[Unrolled]) -> Break:
+    return lambda trainer: setattr(trainer, "opponent", other(2))
 
 
-def opponent(other: type[Unrolled]) -> Callable[[AdversarialStep], None]:
-    def replace(trainer: AdversarialStep) -> None:
-        trainer.opponent = other(2)
-
-    return replace
-
-
-BREAKS: dict[str, Callable[[AdversarialStep], object]] = {
+BREAKS: dict[str, Break] = {
     "G's gradient goes through D's next steps": opponent(Detached),
     "it is the true gradient, to finite differences": opponent(Detached),
     "the steps ahead are those that D would take": opponent(Hasty),
     "D is as it was after G's step": opponent(Careless),
-    "G plays the whole game, real images included": fakes_alone,
+    "G plays the whole game, real images included": with_loss(NonSaturating()),
     "no step ahead is the plain GAN": restless,
 }
 
 
-def test_every_claim_is_broken_above(variant: Variant) -> None:
-    assert {check.claim for check in variant.paper_checks} == BREAKS.keys()
-
-
-@pytest.mark.parametrize("claim", BREAKS)
-def test_a_claim_is_refuted_where_it_is_untrue(
-    variant: Variant, trainer: AdversarialStep, claim: str
-) -> None:
-    (check,) = [check for check in variant.paper_checks if check.claim == claim]
-    assert check.test(built(variant, tiny_config(variant)))
-    BREAKS[claim](trainer)
-    assert not check.test(trainer)
+test_every_claim_is_broken_above = all_broken(BREAKS)
+test_a_claim_is_refuted_where_it_is_untrue = refuted(BREAKS)

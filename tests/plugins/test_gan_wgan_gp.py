@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,9 +17,11 @@ from gan_core.layers import MinibatchStddev, PointDiscriminator, PointGenerator
 from gan_core.losses import NonSaturating
 from gan_core.penalties import Penalty, gradient_penalty
 from gan_core.schedules import constant
-from gan_core.testing import built, tiny_config
 from gan_wgan_gp.networks import Critic, Generator
 from gan_wgan_gp.trainer import WGANGPConfig, build, served
+from tests.plugins.breaks import with_loss, with_module, with_optimizer, with_player
+from tests.plugins.claims import all_broken, holds, refuted
+from tests.plugins.measures import learned_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,21 +29,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gan_core.penalties import PenaltyInputs
-    from gan_core.plugins import Plugins
-    from gan_core.trainer import AdversarialStep
     from gan_core.variant import Variant
+    from tests.plugins.breaks import Break
 
 SIDES_PX = [8, 16, 32, 64, 128]
-
-
-@pytest.fixture
-def variant(plugins: Plugins) -> Variant:
-    return plugins.variant("wgan_gp")
-
-
-@pytest.fixture
-def trainer(variant: Variant) -> Any:
-    return built(variant, tiny_config(variant))
+NORM_PER_SAMPLE = "the penalty is 10·(‖∇D‖ − 1)², its norm per sample over C, H and W"
 
 
 @pytest.mark.parametrize("side_px", SIDES_PX)
@@ -158,12 +149,8 @@ def test_it_learns_the_level_of_a_plain_image() -> None:
         lr_G=1e-3,
         lr_D=4e-3,
     )
-    trainer = build(config, Accelerator(cpu=True))
-    for _ in range(100):
-        trainer.step(Batch(torch.full((4, 1, 8, 8), 0.5)))
-    with torch.no_grad():
-        level = trainer.generator()(torch.randn(64, 4)).mean().item()
-    assert level == pytest.approx(0.5, abs=0.2)  # fresh weights give 0 ± 0.05
+    level = learned_level(build(config, Accelerator(cpu=True)), steps=100, batch_size=4)
+    assert level == pytest.approx(0.5, abs=0.2)
 
 
 def parameters(network: nn.Module) -> int:
@@ -175,15 +162,8 @@ def block_convolutions() -> list[nn.Conv2d]:
     return [m for m in found if m.out_channels == 64]
 
 
-def changed(side: str, **fields: Any) -> Callable[[AdversarialStep], None]:
-    def change(trainer: AdversarialStep) -> None:
-        trainer.players[side] = replace(trainer.players[side], **fields)
-
-    return change
-
-
-def penalised(term: Callable[[PenaltyInputs], Tensor]) -> Callable[[AdversarialStep], None]:
-    return changed("D", penalties=[Penalty("gp", 10.0, term)])
+def penalised(term: Callable[[PenaltyInputs], Tensor]) -> Break:
+    return with_player("D", penalties=[Penalty("gp", 10.0, term)])
 
 
 def slope(inputs: PenaltyInputs, images: Tensor) -> Tensor:
@@ -213,46 +193,24 @@ class Lowered(Penalty):
         return 10 * self.term(inputs).mean()
 
 
-def logarithm(trainer: AdversarialStep) -> None:
-    trainer.loss = NonSaturating()
-
-
-def normalised(trainer: AdversarialStep) -> None:
-    trainer.raw_D.add_module("extra", nn.BatchNorm2d(8))
-
-
-def with_momentum(trainer: AdversarialStep) -> None:
-    trainer.players["G"].optimizer.param_groups[0]["betas"] = (0.5, 0.999)
-
-
-BREAKS: dict[str, Callable[[AdversarialStep], None]] = {
-    "both losses are linear in the logits: no log": logarithm,
-    "critic has no normalisation layer": normalised,
-    "the penalty is 10·(‖∇D‖ − 1)², its norm per sample over C, H and W": penalised(norm_per_pixel),
+BREAKS: dict[str, Break] = {
+    "both losses are linear in the logits: no log": with_loss(NonSaturating()),
+    "critic has no normalisation layer": with_module("D.extra", lambda: nn.BatchNorm2d(8)),
+    NORM_PER_SAMPLE: penalised(norm_per_pixel),
     "each sample has its own ε, and one only": penalised(epsilon_per_pixel),
-    "the penalty is float32 under autocast": changed(
+    "the penalty is float32 under autocast": with_player(
         "D", penalties=[Lowered("gp", 10.0, gradient_penalty().term)]
     ),
-    "Adam with learning rate 2e-4 and betas 0 and 0.9": with_momentum,
-    "both learning rates fall linearly to 0": changed("D", lr_factor=constant(1.0)),
-    "five critic steps before each G step": changed("D", steps=lambda g_steps: 1),
-    "G's batch is twice the critic's": changed("G", batch_size=None),
-    "a critic trained to its optimum estimates W₁": changed("D", penalties=[]),
+    "Adam with learning rate 2e-4 and betas 0 and 0.9": with_optimizer("G", betas=(0.5, 0.999)),
+    "both learning rates fall linearly to 0": with_player("D", lr_factor=constant(1.0)),
+    "five critic steps before each G step": with_player("D", steps=lambda g_steps: 1),
+    "G's batch is twice the critic's": with_player("G", batch_size=None),
+    "a critic trained to its optimum estimates W₁": with_player("D", penalties=[]),
 }
 
 
-def test_every_claim_is_broken_below(variant: Variant) -> None:
-    assert {check.claim for check in variant.paper_checks} == BREAKS.keys()
-
-
-@pytest.mark.parametrize("claim", BREAKS)
-def test_a_claim_is_refuted_where_it_is_untrue(
-    variant: Variant, trainer: AdversarialStep, claim: str
-) -> None:
-    (check,) = [check for check in variant.paper_checks if check.claim == claim]
-    assert check.test(trainer)
-    BREAKS[claim](trainer)
-    assert not check.test(trainer)
+test_every_claim_is_broken_above = all_broken(BREAKS)
+test_a_claim_is_refuted_where_it_is_untrue = refuted(BREAKS)
 
 
 def norm_of_the_batch(inputs: PenaltyInputs) -> Tensor:
@@ -267,25 +225,17 @@ def epsilon_of_the_batch(inputs: PenaltyInputs) -> Tensor:
 @pytest.mark.parametrize(
     ("claim", "wrong"),
     [
-        ("the penalty is 10·(‖∇D‖ − 1)², its norm per sample over C, H and W", norm_of_the_batch),
+        (NORM_PER_SAMPLE, norm_of_the_batch),
         ("each sample has its own ε, and one only", epsilon_of_the_batch),
     ],
 )
 def test_what_mixes_the_batch_is_refuted_too(
-    variant: Variant,
-    trainer: AdversarialStep,
-    claim: str,
-    wrong: Callable[[PenaltyInputs], Tensor],
+    variant: Variant, claim: str, wrong: Callable[[PenaltyInputs], Tensor]
 ) -> None:
-    (check,) = [check for check in variant.paper_checks if check.claim == claim]
-    penalised(wrong)(trainer)
-    assert not check.test(trainer)
+    assert not holds(variant, claim, penalised(wrong))
 
 
 @pytest.mark.parametrize("weight", [1.0, 5.0])
-def test_a_penalty_of_another_weight_is_refuted(
-    variant: Variant, trainer: AdversarialStep, weight: float
-) -> None:
-    (check,) = [check for check in variant.paper_checks if "norm per sample" in check.claim]
-    changed("D", penalties=[gradient_penalty(weight)])(trainer)
-    assert not check.test(trainer)
+def test_a_penalty_of_another_weight_is_refuted(variant: Variant, weight: float) -> None:
+    broken = with_player("D", penalties=[gradient_penalty(weight)])
+    assert not holds(variant, NORM_PER_SAMPLE, broken)
