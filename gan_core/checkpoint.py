@@ -6,6 +6,7 @@ fsynced, and renamed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,7 +44,8 @@ def save(directory: Path, name: str, state: Mapping[str, Any]) -> Path:
             shutil.rmtree(abandoned)
         temporary.mkdir(parents=True)
         save_file(found, temporary / TENSORS)
-        (temporary / TREE).write_text(json.dumps(tree))
+        document = {"sha256": _sha256(temporary / TENSORS), "state": tree}
+        (temporary / TREE).write_text(json.dumps(document))
         for path in (temporary / TENSORS, temporary / TREE, temporary):
             _fsync(path)
         _replace(target, temporary, aside)
@@ -66,11 +68,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         CheckpointError: it's missing or damaged; the message names the file.
     """
     try:
-        tree = json.loads((path / TREE).read_text())
+        document = json.loads((path / TREE).read_text())
+        if _sha256(path / TENSORS) != document["sha256"]:
+            raise ValueError(f"{TENSORS} was changed after it was saved")
         tensors = load_file(path / TENSORS, device=str(device))
-        state: dict[str, Any] = _unflatten(tree, tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"can't read checkpoint {path}: {error}") from error
+        state: dict[str, Any] = _unflatten(document["state"], tensors)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"can't read checkpoint {path}: {error}; remove it to use the one before"
+        ) from error
     return state
 
 
@@ -93,7 +99,7 @@ def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
 
 def latest(directory: Path, before_kimg: float | None = None) -> Path | None:
     """The newest complete checkpoint in ``directory``, saved before ``before_kimg``, or None."""
-    complete = [p for p in directory.glob("[0-9]*") if (p / TREE).is_file()]
+    complete = list(directory.glob("[0-9]*"))
     if before_kimg is not None:
         complete = [p for p in complete if float(p.name) < before_kimg]
     return max(complete, default=None)
@@ -177,6 +183,11 @@ def _replace(target: Path, new: Path, aside: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

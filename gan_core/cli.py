@@ -107,13 +107,13 @@ def _resume(
 ) -> None:
     from .checkpoint import latest
     from .run import Run
+    from .variant import TrainConfig
     from .workflow import absolute, open_images, open_run
 
-    allowed = {"kimg", "keep_checkpoints", *(name for name in settings if name.startswith("guard"))}
-    if settings.keys() - allowed:
+    if fixed := sorted(name for name in settings if not TrainConfig.may_change(name)):
         raise ConfigError(
             "a resumed run keeps its settings; only kimg, keep_checkpoints and the guard's can "
-            f"change, not {', '.join(sorted(settings.keys() - allowed))}"
+            f"change, not {', '.join(fixed)}"
         )
     _only_the_main_process_prints()
     run = open_run(path, plugins, settings)
@@ -329,10 +329,17 @@ def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dic
             raise ConfigError(f"can't read {file}: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):
             raise ConfigError(f"{file} holds no 'key: value' lines")
+        if {"variant", "data", "config"} <= settings.keys():
+            raise ConfigError(
+                f"{file} is a run's: its settings are what is below 'config', without channels "
+                "and classes"
+            )
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set takes KEY=VALUE, not {pair!r}")
+        if named.get(key) is not None:
+            raise typer.BadParameter(f"--{key} and --set {key}=… are the same setting: say one")
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -348,6 +355,8 @@ def main() -> None:
         app(obj=plugins)
     except GanforgeError as error:
         _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("gan_"):
             raise

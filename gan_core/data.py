@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -151,6 +152,8 @@ def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[D
         DataError: it can't be read.
     """
     name, _, argument = spec.partition(":")
+    if name not in plugins.datasets and Path(spec).expanduser().is_dir():
+        raise DataError(f"{spec} is a folder: write folder:{spec}")
     dataset = plugins.pick("dataset", name, plugins.datasets)
     return dataset, dataset.open(argument, resolution_px)
 

@@ -97,7 +97,10 @@ def _open_folder(argument: str, side_px: int | None) -> Images:
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():
         raise DataError(f"{argument!r} is not a folder: write folder:PATH")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    named = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if broken := [path for path in named if not path.exists()]:
+        raise DataError(f"{broken[0]} is a link to nothing ({len(broken)} of {len(named)} files)")
+    paths = [path for path in named if path.is_file()]
     if not paths:
         raise DataError(f"{root} holds no image: accepted are {', '.join(sorted(SUFFIXES))}")
     labels, classes = _classes(root, paths)
@@ -119,6 +122,9 @@ def _classes(root: Path, paths: Sequence[Path]) -> tuple[NDArray[np.int64] | Non
             )
         return None, ()
     names = sorted({parts[0] for parts in parents})
+    folders = {path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."}
+    if empty := sorted(folders - set(names)):
+        raise DataError(f"{root} has a folder of a class, {empty[0]!r}, without any image")
     index = {name: i for i, name in enumerate(names)}
     return np.array([index[parts[0]] for parts in parents], dtype=np.int64), tuple(names)
 

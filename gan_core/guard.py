@@ -26,10 +26,10 @@ class Guard:
         """Symptoms that were there at the last tick and have been warned of."""
 
     def examine(self, stats: Mapping[str, float], kimg: float) -> dict[str, str]:
-        """What is wrong, by symptom and in words, and has been for ``guard_patience_kimg``."""
+        """What is wrong, by symptom and in words, and has been for long enough."""
         symptoms = self._symptoms(stats)
         self.since = {name: self.since.get(name, kimg) for name in symptoms}
-        patience = self.config.guard_patience_kimg
+        patience = min(self.config.guard_patience_kimg, self.config.kimg / 2)
         lasting = [name for name, since in self.since.items() if kimg - since >= patience]
         return {name: symptoms[name] for name in lasting}
 

@@ -225,9 +225,11 @@ class _Loop:
         if config.guard == "rollback" and path is None:
             error.add_note("there is no healthy checkpoint to go back to")
         if config.guard != "rollback" or path is None:
+            self._note("stop", str(error))
             raise error
         if self.rollbacks >= config.guard_rollbacks:
             error.add_note(f"rolled back {self.rollbacks} times already (guard_rollbacks)")
+            self._note("stop", str(error))
             raise error
         rollbacks = self.rollbacks + 1
         self._note("rollback", f"{error}; going back to {path.name} kimg")
@@ -305,6 +307,7 @@ class _Loop:
             "steps": self.steps,
             "guard": self.guard.state(),
             "rollbacks": self.rollbacks,
+            "config": self.run.config.model_dump(mode="json"),
             "rng": [rng for rng, _ in ranks],
         }
         path = self.run.checkpoints / _kimg(self.seen)
@@ -327,6 +330,13 @@ class _Loop:
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.restore(self.trainer, path)
+        now = self.run.config.model_dump(mode="json")
+        for name, then in state["config"].items():
+            if now.get(name) != then and not self.run.config.may_change(name):
+                raise ConfigError(
+                    f"{self.run.path / 'config.yaml'} says {name} {now.get(name)}, and {path} was "
+                    f"trained with {then}: a run keeps its settings"
+                )
         self.seen_before = self.seen = state["seen"]
         self.steps = state["steps"]
         self.guard.load(state["guard"])

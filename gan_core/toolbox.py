@@ -106,6 +106,8 @@ class AdversarialConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _every_setting_counts(self) -> Self:
+        if self.lr_ratio and self.lr_G != type(self).model_fields["lr_G"].default:
+            raise ValueError(f"lr_G {self.lr_G} has no effect beside lr_ratio: leave one out")
         for name, (needed, fulfilled) in NEEDS.items():
             given = getattr(self, name)
             if given != type(self).model_fields[name].default and not fulfilled(self):

@@ -54,7 +54,7 @@ class TrainConfig(BaseModel):
     """What the divergence guard does: warn, stop, or go back to the last healthy checkpoint and
     on from there with other noise. A statistic that isn't finite always stops or rolls back."""
     guard_patience_kimg: float = Field(default=5.0, ge=0)
-    """A symptom counts once it has lasted so long."""
+    """A symptom counts once it has lasted so long, or for half of the budget."""
     guard_gradient_norm: float = Field(default=1e4, gt=0)
     """Symptom: a network's gradient norm is above this."""
     guard_logit_gap: float = Field(default=1e3, gt=0)
@@ -74,6 +74,11 @@ class TrainConfig(BaseModel):
                 f"resolution_px {self.resolution_px} is below {LEAST_PX}, the smallest image"
             )
         return self
+
+    @staticmethod
+    def may_change(name: str) -> bool:
+        """Whether a resumed run may have another value of a setting: others decide what it is."""
+        return name in {"kimg", "keep_checkpoints"} or name.startswith("guard")
 
     def batch_size_at(self, kimg: float) -> int:
         """Images per step and process after ``kimg``: the same throughout, unless overridden."""

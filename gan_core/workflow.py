@@ -60,13 +60,21 @@ def configured(variant: Variant, settings: Mapping[str, Any], images: Images) ->
     if variant.task == "class-conditional" and not images.classes:
         raise ConfigError(
             f"{variant.name} makes images of a class, and {images.source.name} has no classes: "
-            "put its images in one subfolder per class"
+            "a folder has, with a subfolder for each"
         )
     for name, can_be_set in FROM_DATA.items():
         if name in settings and not can_be_set:
             raise ConfigError(f"{name} comes from the data and can't be set")
     shape = {name: getattr(images, name) for name in FROM_DATA}
-    return _validated(variant, {**settings, **shape})
+    try:
+        return _validated(variant, {**settings, **shape})
+    except ConfigError as error:
+        if images.resolution_px == 1 and "power of two" in str(error):
+            raise ConfigError(
+                f"{variant.name} has networks for images alone, and {images.source.name} is points "
+                "in the plane"
+            ) from error
+        raise
 
 
 def start_run(
@@ -144,7 +152,9 @@ def train(run: Run, data: TrainingData, plugins: Plugins, progress: Progress | N
         raise CheckpointError(f"can't write to {run.path}: {error}") from error
     except TrainingDiverged as error:
         last = checkpoint.latest(run.checkpoints, error.healthy_until)
-        safe = f"the last healthy checkpoint is {last}" if last else "no checkpoint was saved yet"
+        any_saved = checkpoint.latest(run.checkpoints)
+        none = "every checkpoint shows it" if any_saved else "no checkpoint was saved yet"
+        safe = f"the last healthy checkpoint is {last}" if last else none
         error.add_note(f"{safe}; try a lower learning rate, or a penalty such as R1")
         raise
 

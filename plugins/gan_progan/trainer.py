@@ -79,6 +79,10 @@ class ProGANConfig(AdversarialConfig):
         require_power_of_two(self.resolution_px)
         if self.start_px & (self.start_px - 1):
             raise ValueError(f"start_px {self.start_px} is not a power of two from 4 upwards")
+        for name in ("batch_sizes", "lr_factors"):
+            for side in getattr(self, name):
+                if side < 4 or side & (side - 1):
+                    raise ValueError(f"{name}: images are never {side} px, but 4, 8, 16, …")
         return self
 
     def growth(self) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import operator
 import os
 import random
 import threading
@@ -138,9 +139,9 @@ class AsyncImages:
             model=model,
             n=count if n is None else n,
             version=version,
-            seed=seed,
-            label=label,
-            labels=None if labels is None else list(labels),
+            seed=_plain(seed),
+            label=_plain(label),
+            labels=None if labels is None else [_plain(label) for label in labels],
             truncation=truncation,
             latents=raw,
         )
@@ -309,6 +310,13 @@ async def _cancel_others() -> None:
 
 async def _made(url: str, **options: Any) -> AsyncClient:
     return AsyncClient(url, **options)  # on the loop that will use it
+
+
+def _plain(value: T) -> T | int:
+    """NumPy's integers as Python's: they are what labels and seeds come from."""
+    if isinstance(value, str | bool) or not hasattr(value, "__index__"):
+        return value
+    return operator.index(value)
 
 
 def _raw(latents: ArrayLike | None) -> tuple[str | None, int | None]:

@@ -169,7 +169,9 @@ def _tensors(
     n = _count(request, max_n)
     _check_size(request, card)
     _refuse_unused(request, card)
-    seeds = seed_range(random_seed() if request.seed is None else request.seed, n)
+    # beside given latents there is little to draw: the same request gives the same images
+    unasked = random_seed() if request.latents is None else 0
+    seeds = seed_range(unasked if request.seed is None else request.seed, n)
     inputs = draw(card.inputs, seeds)
     for item in card.inputs:
         match item:

@@ -248,6 +248,10 @@ def test_exporting_and_evaluating_a_run_prints_json_alone(
             ["train", "vanilla", "--data", "digits", "--run", "r", "--set", "lr"],
             "--set takes KEY=VALUE, not 'lr'",
         ),
+        (
+            ["train", "vanilla", "--run", "r", "--kimg", "1", "--set", "kimg=nan"],
+            "--kimg and --set kimg=… are the same setting",
+        ),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_is_wrong(
@@ -265,6 +269,7 @@ def test_wrong_usage_exits_2_and_says_what_is_wrong(
         (["--set", "lr_d=1"], "vanilla has no setting 'lr_d'; did you mean 'lr_D'?"),
         (["--set", "channels=3"], "channels comes from the data and can't be set"),
         (["--config", "/no/such.yaml"], "can't read /no/such.yaml"),
+        (["--data", "ring", "--set", "resolution_px=8"], "points in the plane"),
         (["--kimg", "0"], "kimg: Input should be greater than or equal to 0.001 (given 0.0)"),
     ],
 )

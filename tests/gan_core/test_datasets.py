@@ -229,6 +229,30 @@ def test_a_label_belongs_to_its_image(tmp_path: Path, open_folder: Callable[...,
     ]
 
 
+def test_a_class_without_images_is_named(
+    tmp_path: Path, open_folder: Callable[..., Images]
+) -> None:
+    (classes(tmp_path) / "bee").mkdir()
+    with pytest.raises(DataError, match=r"has a folder of a class, 'bee', without any image"):
+        open_folder(tmp_path)
+
+
+def test_a_hidden_folder_is_no_class(tmp_path: Path, open_folder: Callable[..., Images]) -> None:
+    (classes(tmp_path) / ".thumbnails").mkdir()
+    assert open_folder(tmp_path).classes == ("ant", "zebra")
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path, open_folder: Callable[..., Images]) -> None:
+    (classes(tmp_path) / "ant" / "lost.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"lost\.png is a link to nothing \(1 of 5 files\)"):
+        open_folder(tmp_path)
+
+
+def test_a_path_alone_is_told_how_to_write_it(tmp_path: Path, plugins: Plugins) -> None:
+    with pytest.raises(DataError, match=f"is a folder: write folder:{tmp_path}"):
+        open_data(str(tmp_path), None, plugins)
+
+
 def test_a_flat_folder_has_no_labels(tmp_path: Path, open_folder: Callable[..., Images]) -> None:
     flat().save(tmp_path / "a.png")
     images = open_folder(tmp_path)

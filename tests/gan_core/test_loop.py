@@ -497,6 +497,33 @@ def test_a_signal_saves_a_checkpoint_and_stops(
     assert checkpoint.load(caught.value.path)["trainer"]["steps"] == 3
 
 
+class Impatient(Stopped):
+    """Sends it three times at once, as a key that is pressed again."""
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        stats = super().step(batch)
+        if self.steps == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), self.number)
+        return stats
+
+
+def test_a_signal_that_is_repeated_at_once_still_saves(
+    run: Callable[..., Run], train: Train
+) -> None:
+    with pytest.raises(Interrupted) as caught:
+        train(run(steps=6), Impatient(signal.SIGINT))
+    assert checkpoint.load(caught.value.path)["trainer"]["steps"] == 3
+
+
+def test_a_later_second_signal_ends_at_once(
+    run: Callable[..., Run], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_core.stopping.REPEATS_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(run(steps=6), Impatient(signal.SIGINT))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_act_as_before_once_training_has_ended(
     run: Callable[..., Run], train: Train, number: signal.Signals
@@ -625,8 +652,29 @@ def test_the_guard_can_be_off(run: Callable[..., Run], train: Train) -> None:
 
 
 def test_the_guard_can_stop_a_run(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=12, guard="stop", guard_patience_kimg=0)
     with pytest.raises(TrainingUnhealthy, match="at step 6: fakes vary 0 times as much"):
-        train(run(steps=12, guard="stop", guard_patience_kimg=0), Scripted(unhealthy))
+        train(made, Scripted(unhealthy))
+    assert events(made) == [("stop", 0.06)]
+
+
+def test_a_symptom_counts_after_half_of_a_short_run(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=12, guard_patience_kimg=5.0)
+    train(made, Scripted(unhealthy))
+    assert events(made) == [("warning", 0.12)]
+
+
+def test_a_configuration_that_was_edited_is_not_resumed(
+    run: Callable[..., Run], train: Train
+) -> None:
+    train(run(steps=4))
+    with pytest.raises(ConfigError, match=r"says tick_kimg 0.03, and .* was trained with 0.02"):
+        train(run(steps=8, tick_kimg=0.03))
+
+
+def test_what_may_change_on_resume_may(run: Callable[..., Run], train: Train) -> None:
+    train(run(steps=4))
+    assert train(run(steps=8, keep_checkpoints=7, guard="off")).name == "000000.080"
 
 
 class Once:
@@ -693,7 +741,7 @@ def test_a_run_that_keeps_failing_is_given_up(run: Callable[..., Run], train: Tr
     with pytest.raises(TrainingUnhealthy) as caught:
         train(made, Scripted(unhealthy))
     assert caught.value.__notes__ == ["rolled back 2 times already (guard_rollbacks)"]
-    assert [event for event, _ in events(made)] == ["rollback", "rollback"]
+    assert [event for event, _ in events(made)] == ["rollback", "rollback", "stop"]
 
 
 def test_rollbacks_are_counted_through_a_resume(run: Callable[..., Run], train: Train) -> None:

@@ -116,7 +116,7 @@ def minibatch(trainer: AdversarialStep) -> type[nn.Module]:
 EFFECTS: list[tuple[dict[str, Any], Callable[[AdversarialStep], Any], Any]] = [
     ({"lr_G": 0.03}, rates, [0.03, 2e-4]),
     ({"lr_D": 0.03}, rates, [2e-4, 0.03]),
-    ({"lr_ratio": 0.5, "lr_D": 0.04, "lr_G": 7.0}, rates, [0.02, 0.04]),
+    ({"lr_ratio": 0.5, "lr_D": 0.04}, rates, [0.02, 0.04]),
     ({"beta1": 0.1}, lambda t: [group(t, s)["betas"] for s in "GD"], [(0.1, 0.999)] * 2),
     ({"beta2": 0.9}, lambda t: [group(t, s)["betas"] for s in "GD"], [(0.5, 0.9)] * 2),
     # four steps of 4 images: 0.012 kimg were seen before the last
@@ -365,6 +365,11 @@ def test_a_setting_that_would_do_nothing_is_refused(settings: dict[str, Any], ne
     (name, value), *_ = settings.items()
     with pytest.raises(ValidationError, match=f"{name} {value} has no effect without {needed}"):
         config(**settings)
+
+
+def test_a_learning_rate_beside_the_ratio_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"lr_G 0.1 has no effect beside lr_ratio"):
+        config(lr_G=0.1, lr_ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -386,7 +386,7 @@ def test_a_class_conditional_variant_refuses_data_without_classes(
         Image.new("L", (8, 8), 60 * i).save(tmp_path / "plain" / f"{i}.png")
     message = (
         "cgan makes images of a class, and folder:plain has no classes: "
-        "put its images in one subfolder per class"
+        "a folder has, with a subfolder for each"
     )
     with pytest.raises(ConfigError, match=message):
         start_run(

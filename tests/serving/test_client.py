@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -282,6 +284,23 @@ def test_closing_twice_does_nothing() -> None:
     client = Client(GATEWAY)
     client.close()
     client.close()
+
+
+def test_numpys_integers_are_integers() -> None:
+    sent: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {"labels": np.array([3, 1]), "seed": np.int64(4)}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return refused(InvalidRequest("enough"))
+
+    async def ask() -> None:
+        async with AsyncClient(GATEWAY, http=mocked(handler)) as client:
+            with pytest.raises(InvalidRequest, match="enough"):
+                await client.images.generate(model="m", n=2, **asked)
+
+    asyncio.run(ask())
+    assert (sent[0]["labels"], sent[0]["seed"]) == ([3, 1], 4)
 
 
 def test_threads_may_share_a_client(repository: Path) -> None:

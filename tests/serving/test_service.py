@@ -192,6 +192,11 @@ def test_a_list_of_latents_says_how_many_images() -> None:
     assert len(asked("z", latents=GIVEN.tolist())) == 2
 
 
+def test_latents_alone_give_the_same_labels_each_time() -> None:
+    for _ in range(2):
+        np.testing.assert_array_equal(asked("label", seed=None, latents=GIVEN.tolist()), [[0], [1]])
+
+
 def test_an_image_from_latents_has_no_seed() -> None:
     assert generate(FakeEngine(), latents=GIVEN.tolist()).seeds == (None, None)
 
