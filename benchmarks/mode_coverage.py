@@ -130,9 +130,9 @@ def one(job: tuple[str, str, int], out: Path) -> Result:
         case.kimg,
         data,
         seed,
-        int(modes_covered(distances, distances)),
+        int(modes_covered(distances)),
         len(MODES[data].density.means),
-        round(high_quality_fraction(distances, distances), 4),
+        round(high_quality_fraction(distances), 4),
         round(cpu_s, 1),
     )
     np.save(noted.with_suffix(".npy"), points)

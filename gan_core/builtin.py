@@ -8,7 +8,8 @@ from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .data import Dataset
-    from .evaluation import FeatureExtractor, Metric
+    from .evaluation import FeatureExtractor
+    from .metrics import Metric
 
 __all__ = ["ganforge_datasets", "ganforge_feature_extractors", "ganforge_metrics"]
 
@@ -24,8 +25,8 @@ def ganforge_datasets() -> list[Dataset]:
 
 @hookimpl
 def ganforge_metrics() -> list[Metric]:
-    """FID, KID, and how many modes of points are covered."""
-    from .evaluation import METRICS
+    """FID, KID, precision and the like, and how many modes of points are covered."""
+    from .metrics import METRICS
     from .points import METRICS as OF_POINTS
 
     return [*METRICS, *OF_POINTS]
@@ -33,7 +34,7 @@ def ganforge_metrics() -> list[Metric]:
 
 @hookimpl
 def ganforge_feature_extractors() -> list[FeatureExtractor]:
-    """A classifier trained on the embedded digits, plain pixels, and distances to modes."""
+    """Inception, a classifier of the embedded digits, any ONNX file, pixels, distances to modes."""
     from .extractors import EXTRACTORS
     from .points import EXTRACTORS as OF_POINTS
 

@@ -237,8 +237,9 @@ class Provenance(_Frozen):
     seed: int
     """Of the first generated image."""
     truncation: float | None = None
-    ema: bool = True
-    """Whether the exponential moving average of the weights was measured."""
+    ema: bool | None = None
+    """Whether the exponential moving average of the weights was measured; None where nobody
+    knows."""
     graph: Literal["onnx", "torch"] = "onnx"
 
 
@@ -247,6 +248,10 @@ class Score(_Frozen):
 
     metric: str
     value: float
+    sd: float | None = None
+    """How far it scatters, of metrics that say so."""
+    caveats: tuple[str, ...] = ()
+    """What must be known to read it, such as too few images."""
     provenance: Provenance
 
 
@@ -267,6 +272,8 @@ class ModelCard(_Frozen):
     """Largest difference between torch and onnxruntime at export, in levels of the output."""
     trained_kimg: float
     """10³ real images seen."""
+    ema: bool | None = None
+    """Whether its weights are a moving average; None where nobody knows."""
     data: DataSource
     metrics: tuple[Score, ...] = ()
     created: datetime

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
-from rich import get_console
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .commands import add_measuring
+from .console import RunPath, console, errors, read_settings, say
 from .errors import ConfigError, GanforgeError
 from .plugins import Plugins
 
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 __all__ = ["app", "main"]
-
-console = get_console()
-errors = Console(stderr=True)
-say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
 app = typer.Typer(
     name="ganforge",
@@ -38,8 +33,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 typer's signature
@@ -79,7 +72,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")] = False,
 ) -> None:
     """Train a variant, or go on with a run. Ctrl-C saves a checkpoint and stops."""
-    settings = _settings(config, set_ or [], {"kimg": kimg, "seed": seed})
+    settings = read_settings(config, set_ or [], {"kimg": kimg, "seed": seed})
     if run is None:
         raise typer.BadParameter("say where: --run runs/NAME")
     if resume:
@@ -168,54 +161,6 @@ def export(
         f"parity: at most {card.parity_levels} of 255 levels between torch and onnxruntime\n"
         f"Next: ganforge publish {run} --model {card.model}",
     )
-
-
-@app.command(epilog="Example: ganforge evaluate runs/first --metrics fid,kid --json")
-def evaluate(
-    context: typer.Context,
-    run: RunPath,
-    data: Annotated[
-        str | None, typer.Option(help="Reference set; the run's own by default.")
-    ] = None,
-    metrics: Annotated[
-        str | None, typer.Option(help="Comma-separated; the data's own by default.")
-    ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help="Feature extractor; the data's own by default.")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=2, help="Generated images; as many as real ones by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Score the exported graph of a run; the scores go into its card, with their provenance."""
-    from .workflow import evaluate_run, open_run
-
-    plugins: Plugins = context.obj
-    scores = evaluate_run(
-        open_run(run, plugins),
-        plugins,
-        metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
-        extractor=extractor,
-        data=data,
-        samples=samples,
-        seed=seed,
-    )
-    if as_json:
-        typer.echo(json.dumps([score.model_dump() for score in scores]))
-        return
-    table = Table("metric", "value", "extractor", "reference", "samples")
-    for score in scores:
-        how = score.provenance
-        table.add_row(
-            score.metric,
-            f"{score.value:.4g}",
-            how.extractor,
-            escape(how.reference),
-            str(how.samples),
-        )
-    console.print(table)
 
 
 @app.command(epilog="Example: ganforge config dcgan > my.yaml")
@@ -319,32 +264,7 @@ def _provided(found: Plugins) -> dict[str, list[str]]:
         return {}
 
 
-def _settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dict[str, Any]:
-    """Settings from a YAML file, then KEY=VALUE pairs, then options of their own."""
-    settings: dict[str, Any] = {}
-    if file:
-        try:
-            settings = yaml.safe_load(file.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"can't read {file}: {' '.join(str(error).split())}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{file} holds no 'key: value' lines")
-        if {"variant", "data", "config"} <= settings.keys():
-            raise ConfigError(
-                f"{file} is a run's: its settings are what is below 'config', without channels "
-                "and classes"
-            )
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set takes KEY=VALUE, not {pair!r}")
-        if named.get(key) is not None:
-            raise typer.BadParameter(f"--{key} and --set {key}=… are the same setting: say one")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r}: the value isn't YAML") from error
-    return settings | {key: value for key, value in named.items() if value is not None}
+add_measuring(app)
 
 
 def main() -> None:

@@ -1,18 +1,22 @@
-"""Scores of what is served, each with its provenance. Metrics compare features, not images."""
+"""Scores of what is served, each with its provenance: one pass of an extractor, then metrics."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import os
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .card import ModelCard, Provenance, Score
+from .card import LabelInput, Provenance, Score
+from .datasets import cache_dir
 from .errors import ConfigError
 from .latents import draw, seed_range
+from .metrics import Measured, Metric, Need, Seen
+from .sources import EPSILON, Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,27 +26,19 @@ if TYPE_CHECKING:
     from .data import Images
 
 __all__ = [
-    "METRICS",
     "Extractor",
     "FeatureExtractor",
-    "Metric",
     "compare",
-    "evaluate",
-    "fid",
-    "generated",
-    "kid",
     "score",
+    "see",
+    "see_reference",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number from real and generated features."""
-
-    name: str
-    better: Literal["lower", "higher"]
-    compute: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
-    """(real [N, dim], fake [M, dim]) -> value."""
+BATCH = 64
+PATHS = 2048
+"""So many are stepped along, at most."""
+PIXELS = 2048
+"""So many images are kept as they are, for metrics that compare pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,12 @@ class Extractor:
     """Name and the first 12 hex digits of its weights' sha256."""
     resize: str
     """Filter that brings images to its size, or ``none``."""
-    features: Callable[[NDArray[Any]], NDArray[np.float64]]
-    """uint8 [N, H, W, C] -> float64 [N, dim]."""
+    extract: Callable[[NDArray[Any]], tuple[NDArray[np.float64], NDArray[np.float64] | None]]
+    """uint8 [N, H, W, C] -> features [N, dim], and logits [N, K] if it is a classifier."""
+    takes_floats: bool = True
+    """Whether it also takes levels between whole ones, as floats of 0 to 255."""
+    sees_modes: bool = False
+    """Whether its features are distances to the modes of points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,107 +63,120 @@ class FeatureExtractor:
 
     name: str
     summary: str
-    load: Callable[[], Extractor]
-    """May train, download or read weights; called once per evaluation."""
+    load: Callable[[str], Extractor]
+    """The argument after the colon of ``NAME:ARGUMENT``, or "" -> extractor. May train, download
+    or read weights; called once per evaluation."""
 
 
-def fid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
-    """Fréchet distance of two Gaussians: ‖μ₁−μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) (Heusel et al. 2017).
-
-    tr (Σ₁Σ₂)^½ comes from the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric, so the result is
-    real and finite even where a covariance is singular.
-    """
-    difference = real.mean(0) - fake.mean(0)
-    cov_real, cov_fake = (np.atleast_2d(np.cov(side, rowvar=False)) for side in (real, fake))
-    values, vectors = np.linalg.eigh(cov_real)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.linalg.eigvalsh(root @ cov_fake @ root)
-    trace = np.trace(cov_real) + np.trace(cov_fake) - 2 * np.sqrt(np.clip(cross, 0, None)).sum()
-    return float(max(difference @ difference + trace, 0.0))
-
-
-def kid(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
-    """Unbiased squared MMD with the kernel (x·y/dim + 1)³ (Bińkowski et al. 2018)."""
-    across = _kernel_sum(real, fake) / (len(real) * len(fake))
-    return _kernel_within(real) + _kernel_within(fake) - 2 * across
-
-
-def _kernel_within(rows: NDArray[np.float64]) -> float:
-    """Mean kernel of all pairs of different rows."""
-    n, dim = rows.shape
-    diagonal: float = ((np.square(rows).sum(1) / dim + 1) ** 3).sum()
-    return float((_kernel_sum(rows, rows) - diagonal) / (n * (n - 1)))
-
-
-def _kernel_sum(a: NDArray[np.float64], b: NDArray[np.float64], block: int = 1024) -> float:
-    """Sum of the kernel over all pairs, by blocks: all pairs at once may not fit in memory."""
-    return math.fsum(
-        ((a[i : i + block] @ b[j : j + block].T / a.shape[1] + 1) ** 3).sum()
-        for i in range(0, len(a), block)
-        for j in range(0, len(b), block)
-    )
-
-
-METRICS = (Metric("fid", "lower", fid), Metric("kid", "lower", kid))
-
-
-def evaluate(
-    graph: Path,
-    card: ModelCard,
+def score(
+    source: Source,
     images: Images,
     extractor: Extractor,
     metrics: Sequence[Metric],
     *,
     samples: int,
     seed: int = 0,
-    ema: bool = True,
-    progress: Callable[[int], None] = lambda done: None,
+    only_fitting: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Score, ...]:
-    """Score the exported graph, of averaged weights if ``ema``, against a training set.
+    """Score ``samples`` generated images, from ``seed`` on, against a reference set.
+
+    All metrics come from one pass; what the extractor makes of the reference set is kept in the
+    user's cache, by the set's and the extractor's hash. A metric that needs what there isn't, or
+    says that it can't be measured here, is left out if ``only_fitting``.
 
     Raises:
-        ConfigError: fewer than 2 samples or real images.
-    """
-    fakes = generated(graph, card, samples, seed)
-    return score(
-        fakes, images, extractor, metrics, samples=samples, seed=seed, ema=ema, progress=progress
-    )
-
-
-def score(
-    fakes: Iterator[NDArray[Any]],
-    images: Images,
-    extractor: Extractor,
-    metrics: Sequence[Metric],
-    *,
-    samples: int,
-    seed: int,
-    ema: bool = True,
-    of: Literal["onnx", "torch"] = "onnx",
-    progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Score, ...]:
-    """Score batches [n, H, W, C] of generated images, ``samples`` in all, from ``seed`` on.
-
-    Raises:
-        ConfigError: fewer than 2 samples or real images.
+        ConfigError: fewer than 2 images of a kind, more generated than real ones, or a metric
+            needs what there isn't.
     """
     if samples < 2 or len(images) < 2:
-        raise ConfigError(f"a score needs at least 2 images of each kind, not {samples}")
-    real = _features(extractor, _real(images))
-    fake = _features(extractor, _counted(fakes, progress))
+        raise ConfigError(
+            f"a score needs at least 2 images of each kind, not {samples} generated and "
+            f"{len(images)} real ones"
+        )
+    if samples > len(images):
+        raise ConfigError(
+            f"{samples} generated images against {len(images)} of {images.source.name}: "
+            f"at most {len(images)}, or a larger reference set"
+        )
+    needs = {need for metric in metrics for need in metric.needs}
+    labels = _labels(source, seed, samples)
+    batches = _counted(source.images(seed, samples), lambda done: progress(done, samples))
+    fake = see(extractor, batches, labels, needs)
+    lacking = _lacking(fake, extractor, source)
+    unfit = [(metric, need) for metric in metrics for need in metric.needs if need in lacking]
+    if unfit and not only_fitting:
+        raise ConfigError(f"{unfit[0][0].name} needs {lacking[unfit[0][1]]}")
+    metrics = [metric for metric in metrics if not lacking.keys() & set(metric.needs)]
+    if source.path and any("path" in metric.needs for metric in metrics):
+        fake = replace(fake, path=_along(extractor, source.path(seed, min(samples, PATHS))))
+    real = see_reference(extractor, images)
     provenance = Provenance(
         extractor=extractor.identity,
         resize=extractor.resize,
         reference=f"{images.source.name} {images.source.fingerprint[:12]} n={len(images)}",
         samples=samples,
         seed=seed,
-        ema=ema,
-        graph=of,
+        ema=source.ema,
+        graph=source.graph,
     )
-    return tuple(
-        Score(metric=metric.name, value=metric.compute(real, fake), provenance=provenance)
-        for metric in metrics
-    )
+    scores = []
+    for metric in metrics:
+        try:
+            found = metric.compute(real, fake)
+        except ConfigError:
+            if only_fitting:
+                continue
+            raise
+        measured = found if isinstance(found, Measured) else Measured(found)
+        scores.append(
+            Score(
+                metric=metric.name,
+                value=measured.value,
+                sd=measured.sd,
+                caveats=measured.caveats,
+                provenance=provenance,
+            )
+        )
+    return tuple(scores)
+
+
+def see(
+    extractor: Extractor,
+    batches: Iterator[NDArray[Any]],
+    labels: NDArray[np.int64] | None = None,
+    needs: set[Need] | frozenset[Need] = frozenset(),
+) -> Seen:
+    """What an extractor makes of batches of images [n, H, W, C], in one pass.
+
+    Raises:
+        ConfigError: a feature or a logit isn't finite.
+    """
+    features, logits, pixels, kept = [], [], [], 0
+    for batch in batches:
+        found, scores = extractor.extract(batch)
+        features.append(found)
+        logits.append(scores)
+        if "pixels" in needs and kept < PIXELS:
+            pixels.append(batch[: PIXELS - kept])
+            kept += len(pixels[-1])
+    seen = np.concatenate(features)
+    given = [scores for scores in logits if scores is not None]
+    classes = np.concatenate(given) if given else None
+    for what, array in (("features", seen), ("logits", classes)):
+        if array is not None and not np.isfinite(array).all():
+            raise ConfigError(f"{extractor.identity} made {what} that aren't finite numbers")
+    return Seen(seen, classes, labels, np.concatenate(pixels) if pixels else None)
+
+
+def _along(
+    extractor: Extractor, pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]]
+) -> NDArray[np.float64]:
+    found = []
+    for before, after in pairs:
+        step = extractor.extract(after)[0] - extractor.extract(before)[0]
+        found.append(np.square(step).sum(1) / EPSILON**2)
+    return np.concatenate(found)
 
 
 def compare(ours: Score, theirs: Score) -> float:
@@ -181,34 +194,70 @@ def compare(ours: Score, theirs: Score) -> float:
     return ours.value - theirs.value
 
 
-def generated(
-    graph: Path, card: ModelCard, samples: int, seed: int = 0, batch: int = 64
-) -> Iterator[NDArray[np.uint8]]:
-    """Images uint8 [n, H, W, C] of seeds seed, seed + 1, …, in batches, by onnxruntime."""
-    import onnxruntime
+def _lacking(fake: Seen, extractor: Extractor, source: Source) -> dict[Need, str]:
+    """What metrics may need and isn't there, in words."""
+    found: dict[Need, str] = {}
+    label = next((item for item in source.inputs if isinstance(item, LabelInput)), None)
+    if fake.logits is None:
+        found["logits"] = f"class probabilities, which the extractor {extractor.identity!r} lacks"
+    if label is None:
+        found["labels"] = f"labels, which {source.name} doesn't take"
+    elif fake.logits is not None and len(label.classes) != fake.logits.shape[1]:
+        found["labels"] = (
+            f"a classifier of the {len(label.classes)} classes of {source.name}, not of "
+            f"{fake.logits.shape[1]} ({extractor.identity})"
+        )
+    if source.path is None:
+        found["path"] = f"a run: {source.name} makes whole levels, too coarse for small steps"
+    elif not extractor.takes_floats:
+        found["path"] = f"an extractor that takes more than whole levels, not {extractor.identity}"
+    if source.resolution_px == 1:
+        found["pixels"] = "images, not points"
+    if not extractor.sees_modes:
+        found["modes"] = f"distances to modes, which {extractor.identity} doesn't see"
+    return found
 
+
+def _labels(source: Source, seed: int, n: int) -> NDArray[np.int64] | None:
+    """What ``draw`` asks for, where there is a label to ask for."""
+    asked = [item for item in source.inputs if isinstance(item, LabelInput)]
+    if not asked:
+        return None
+    (found,) = draw(asked, seed_range(seed, n)).values()
+    labels: NDArray[np.int64] = found[:, 0].astype(np.int64)
+    return labels
+
+
+def see_reference(extractor: Extractor, images: Images) -> Seen:
+    """What an extractor makes of a reference set, from the cache if it has seen it before."""
+    if images.pixels.dtype != np.uint8:  # points: as fast as reading a file
+        return see(extractor, _real(images), images.labels)
+    about = f"{extractor.identity}|{extractor.resize}|{images.source.fingerprint}"
+    path = cache_dir() / "seen" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.npz"
     try:
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises what it likes
-        raise ConfigError(f"{graph} can't be run: {error}; export the run again") from error
-    for start in range(0, samples, batch):
-        seeds = seed_range(seed + start, min(batch, samples - start))
-        pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds))[0]
-        yield pixels
+        with path.open("rb") as file, np.load(file) as stored:
+            logits = stored.get("logits")
+            return Seen(stored["features"], logits, images.labels)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        seen = see(extractor, _real(images), images.labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.npz")
+    arrays = {"features": seen.features, "logits": seen.logits}
+    np.savez(temporary, **{name: a for name, a in arrays.items() if a is not None})  # type: ignore[arg-type] # numpy's stub
+    temporary.replace(path)
+    return seen
 
 
-def _real(images: Images, batch: int = 64) -> Iterator[NDArray[Any]]:
-    for start in range(0, len(images), batch):
-        yield images.pixels[start : start + batch].transpose(0, 2, 3, 1)
-
-
-def _features(extractor: Extractor, source: Iterator[NDArray[Any]]) -> NDArray[np.float64]:
-    return np.concatenate([extractor.features(pixels) for pixels in source])
+def _real(images: Images) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(images), BATCH):
+        yield images.pixels[start : start + BATCH].transpose(0, 2, 3, 1)
 
 
 def _counted(
     source: Iterator[NDArray[Any]], progress: Callable[[int], Any]
 ) -> Iterator[NDArray[Any]]:
+    done = 0
     for pixels in source:
         yield pixels
-        progress(len(pixels))
+        done += len(pixels)
+        progress(done)

@@ -40,6 +40,7 @@ __all__ = [
     "PARITY_BATCHES",
     "ServedGenerator",
     "export",
+    "rendered",
     "to_uint8_nhwc",
     "write_card",
 ]
@@ -108,6 +109,23 @@ class ServedGenerator(nn.Module):
         return images
 
 
+RENDER_PX = 64 * 64**2
+"""Pixels that a generator makes at once."""
+
+
+@torch.no_grad()
+def rendered(
+    served: ServedGenerator, side_px: int, seed: int, n: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Images [b, H, W, C] of the n seeds from ``seed`` on, by torch, on the network's device."""
+    device = next(served.parameters()).device
+    batch = max(1, RENDER_PX // side_px**2)
+    for start in range(0, n, batch):
+        inputs = draw(served.inputs, seed_range(seed + start, min(batch, n - start))).values()
+        pixels = served(*(torch.from_numpy(value).to(device) for value in inputs))
+        yield pixels.cpu().numpy()
+
+
 def export(
     served: ServedGenerator,
     directory: Path,
@@ -117,6 +135,7 @@ def export(
     data: DataSource,
     trained_kimg: float,
     task: str = "unconditional",
+    ema: bool | None = None,
 ) -> ModelCard:
     """Write directory/model.onnx and directory/card.json; returns the card.
 
@@ -150,6 +169,7 @@ def export(
         sha256=hashlib.sha256(serialized).hexdigest(),
         parity_levels=levels,
         trained_kimg=trained_kimg,
+        ema=ema,
         data=data,
         created=datetime.now(UTC),
     )

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from .card import ModelCard
     from .data import Dataset
-    from .evaluation import FeatureExtractor, Metric
+    from .evaluation import FeatureExtractor
+    from .metrics import Metric
     from .run import Run
+    from .sources import Source
     from .variant import Variant
 
 __all__ = ["GROUP", "hookimpl", "hookspec"]
@@ -47,6 +49,14 @@ def ganforge_metrics() -> list[Metric]:  # type: ignore[empty-body]
 @hookspec
 def ganforge_feature_extractors() -> list[FeatureExtractor]:  # type: ignore[empty-body]
     """Networks that turn images into the features metrics compare. Called by ``evaluate``."""
+
+
+@hookspec
+def ganforge_model_source(model: str, version: int | None, url: str) -> Source | None:
+    """Where the images of a published model come from, at an address that clients take.
+
+    Called by ``evaluate``; None leaves it to another plugin.
+    """
 
 
 @hookspec

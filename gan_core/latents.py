@@ -26,7 +26,7 @@ from .card import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SEED_LIMIT", "draw", "latents", "random_seed", "seed_range"]
+__all__ = ["SEED_LIMIT", "draw", "interpolated", "latents", "random_seed", "seed_range"]
 
 SEED_LIMIT = 2**64
 
@@ -57,6 +57,21 @@ def latents(
             "a normal one can, above 0"
         )
     return np.stack([_latent(latent, _generator(seed), threshold) for seed in seeds])
+
+
+def interpolated(a: NDArray[Any], b: NDArray[Any], t: NDArray[Any]) -> NDArray[np.float64]:
+    """Between rows of ``a`` and ``b`` [N, dim], ``t`` [N, 1] of the way along the sphere.
+
+    Directions turn by an even angle and lengths change evenly, in float64: normal latents all
+    lie near one sphere, and the straight way would leave it (White 2016).
+    """
+    lengths = [np.linalg.norm(side.astype(np.float64), axis=1, keepdims=True) for side in (a, b)]
+    units = [side / np.maximum(n, 1e-12) for side, n in zip((a, b), lengths, strict=True)]
+    angle = np.arccos(np.clip((units[0] * units[1]).sum(1, keepdims=True), -1, 1))
+    sine = np.maximum(np.sin(angle), 1e-12)
+    turned = (np.sin((1 - t) * angle) * units[0] + np.sin(t * angle) * units[1]) / sine
+    found: NDArray[np.float64] = turned * ((1 - t) * lengths[0] + t * lengths[1])
+    return found
 
 
 def draw(inputs: Sequence[Input], seeds: Sequence[int]) -> dict[str, NDArray[Any]]:

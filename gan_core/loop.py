@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
 from .errors import ConfigError, TrainingDiverged, TrainingUnhealthy
-from .export import ServedGenerator
+from .export import ServedGenerator, rendered
 from .grid import grid, scatter
 from .guard import Guard
-from .latents import draw, seed_range
+from .progress import Progress, Silent
 from .randomness import rng_state, seed_everything, set_rng_state
 from .stopping import Interrupted, stop_signal
 from .variant import is_points
@@ -34,38 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Progress", "Silent", "fit"]
+__all__ = ["Scorer", "fit"]
 
 SAMPLES = 64
 POINTS = 2048
-SAMPLE_PX = 64 * 64**2
-"""Pixels that the generator makes at once for a sample grid."""
-
-
-class Progress(Protocol):
-    """Told of every step, so that it can draw; must not wait for the device."""
-
-    def step(self, images_seen: int) -> None:
-        """A step ended."""
-
-    def tick(self, stats: dict[str, float]) -> None:
-        """A tick ended, with the means since the last one."""
-
-    def warn(self, text: str) -> None:
-        """Something is wrong with the run."""
-
-
-class Silent:
-    """A Progress that shows nothing."""
-
-    def step(self, images_seen: int) -> None:
-        """Nothing."""
-
-    def tick(self, stats: dict[str, float]) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
+Scorer = Callable[[ServedGenerator], Mapping[str, float]]
+"""What would be served -> values by metric."""
 
 
 def fit(
@@ -76,12 +50,14 @@ def fit(
     *,
     plugins: Plugins,
     progress: Progress | None = None,
+    scorer: Scorer | None = None,
 ) -> Path:
     """Train until the run's budget is used up; returns the last checkpoint.
 
     A run that has checkpoints is continued from the newest, with everything restored: on a CPU
     the result is the same, bit for bit, as without the interruption. Statistics are means over
     all processes. Several processes agree once per tick on whether to stop, and do it together.
+    Each ``score_kimg`` the ``scorer`` measures what would be served.
 
     Raises:
         TrainingDiverged: a statistic stopped being finite, and nothing was saved after it; or the
@@ -89,7 +65,9 @@ def fit(
         CheckpointError: a checkpoint can't be written or read.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
     """
-    return _Loop(trainer, data, run, accelerator, plugins, progress or Silent()).run_to_end()
+    return _Loop(
+        trainer, data, run, accelerator, plugins, progress or Silent(), scorer
+    ).run_to_end()
 
 
 class _Loop:
@@ -101,7 +79,9 @@ class _Loop:
         accelerator: Accelerator,
         plugins: Plugins,
         progress: Progress,
+        scorer: Scorer | None,
     ) -> None:
+        self.scorer = scorer
         self.trainer, self.data, self.run = trainer, data, run
         self.accelerator, self.plugins, self.progress = accelerator, plugins, progress
         self.world = accelerator.num_processes
@@ -141,6 +121,8 @@ class _Loop:
                 saving = saving or stopping
             if self._due(config.sample_kimg) or done:
                 self._write_samples()
+            if self.scorer and config.score_kimg and (self._due(config.score_kimg) or done):
+                self._score(self.scorer, events)
             if saving:
                 path = self._save()
                 if stopping:
@@ -280,19 +262,35 @@ class _Loop:
         else:
             grid(self._sample(SAMPLES)).save(path)
 
-    @torch.no_grad()
-    def _sample(self, n: int) -> np.ndarray[Any, Any]:
+    def _score(self, scorer: Scorer, events: SummaryWriter | None) -> None:
+        """Only the main process scores; the others wait for it where they next meet."""
+        if events is None:
+            return
+        kimg, began = self.seen / 1000, time.perf_counter()
+        with self._served() as served:
+            scores = dict(scorer(served))
+        self.run.note_scores({"kimg": kimg, **scores})
+        for name, value in scores.items():
+            events.add_scalar(f"score/{name}", value, self.seen)
+        started, seen = self.tick_started
+        self.tick_started = (started + time.perf_counter() - began, seen)  # not training
+        self.progress.score(kimg, scores)
+
+    @contextmanager
+    def _served(self) -> Iterator[ServedGenerator]:
+        """What would be exported now, in evaluation."""
         generator = self.trainer.generator()
         training = generator.training
-        served: ServedGenerator = self.run.variant.served(generator.eval(), self.run.config)
-        device, side = self.accelerator.device, self.run.config.resolution_px
-        parts = []
-        for seeds in _chunks(seed_range(0, n), max(1, SAMPLE_PX // side**2)):
-            inputs = draw(served.inputs, seeds)
-            pixels = served(*(torch.from_numpy(value).to(device) for value in inputs.values()))
-            parts.append(pixels.cpu().numpy())
-        generator.train(training)
-        return np.concatenate(parts)
+        try:
+            yield self.run.variant.served(generator.eval(), self.run.config)
+        finally:
+            generator.train(training)
+
+    @torch.no_grad()
+    def _sample(self, n: int) -> np.ndarray[Any, Any]:
+        with self._served() as served:
+            side_px = self.run.config.resolution_px
+            return np.concatenate(list(rendered(served, side_px, 0, n)))
 
     def _save(self) -> Path:
         trained = self.trainer.state()
@@ -371,11 +369,6 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows for name in row)
     found = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: sum(values) / len(values) for name, values in found.items()}
-
-
-def _chunks(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(seeds), size):
-        yield seeds[start : start + size]
 
 
 def _kimg(images: int) -> str:

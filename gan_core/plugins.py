@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pluggy
 
 from . import hookspecs
-from .errors import PluginError
+from .errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
     import typer
 
     from .data import Dataset
-    from .evaluation import FeatureExtractor, Metric
+    from .evaluation import FeatureExtractor
+    from .metrics import Metric
+    from .sources import Source
     from .variant import Variant
 
 __all__ = ["PluginFailure", "PluginInfo", "Plugins"]
@@ -122,7 +124,7 @@ class Plugins:
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
         """Every metric by name."""
-        from .evaluation import Metric
+        from .metrics import Metric
 
         return self._provided("ganforge_metrics", Metric)
 
@@ -167,6 +169,18 @@ class Plugins:
             self._manager.get_name(plugin) or "?": self._caller(hook, plugin)
             for plugin in self._implementers(hook)
         }
+
+    def model_source(self, model: str, version: int | None, url: str) -> Source:
+        """Where the images of a published model come from.
+
+        Raises:
+            ConfigError: no plugin knows such an address.
+            ServiceError: the server there can't be reached, or doesn't have the model.
+        """
+        for find in self.implementations("ganforge_model_source").values():
+            for source in find(model=model, version=version, url=url):
+                return cast("Source", source)
+        raise ConfigError(f"{model!r} is no run and no .onnx file, and no plugin serves {url}")
 
     def notify(self, hook: str, **arguments: object) -> None:
         """Call an observer hook; an exception in one is logged and never ends a run."""

@@ -17,8 +17,9 @@ import numpy as np
 from .card import DataSource
 from .data import Dataset, Images, fingerprint
 from .densities import Mixture
-from .errors import DataError
-from .evaluation import Extractor, FeatureExtractor, Metric
+from .errors import ConfigError, DataError
+from .evaluation import Extractor, FeatureExtractor
+from .metrics import Metric, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,18 +71,18 @@ RING = _ring()
 GRID = _grid()
 
 
-def modes_covered(_real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+def modes_covered(distances: NDArray[np.float64]) -> float:
     """How many modes at least one good generated point is nearest to (Srivastava et al. 2017).
 
-    Both arguments are distances [N, K], as ``Modes.distances`` gives them; good is within 3 σ.
+    ``distances`` [N, K] are those that ``Modes.distances`` gives; good is within 3 σ.
     """
-    good = fake[fake.min(1) <= NEAR]
+    good = distances[distances.min(1) <= NEAR]
     return float(len(np.unique(good.argmin(1))))
 
 
-def high_quality_fraction(_real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+def high_quality_fraction(distances: NDArray[np.float64]) -> float:
     """Share of generated points within 3 σ of a mode; 0.989 for the data itself."""
-    return float((fake.min(1) <= NEAR).mean())
+    return float((distances.min(1) <= NEAR).mean())
 
 
 def _open(modes: Modes, argument: str, side_px: int | None) -> Images:
@@ -95,17 +96,34 @@ def _open(modes: Modes, argument: str, side_px: int | None) -> Images:
     return Images(points, source)
 
 
-def _load(modes: Modes) -> Extractor:
+def _load(modes: Modes, argument: str) -> Extractor:
+    if argument:
+        raise ConfigError(f"{modes.name}-modes takes no argument, not {argument!r}")
     return Extractor(
         f"{modes.name}-modes σ={modes.density.sigma:g}",
         "none",
-        lambda points: modes.distances(points.reshape(len(points), 2)),
+        lambda points: (modes.distances(points.reshape(len(points), 2)), None),
+        sees_modes=True,
     )
 
 
+def _covered(_real: Seen, fake: Seen) -> float:
+    return modes_covered(fake.features)
+
+
+def _good(_real: Seen, fake: Seen) -> float:
+    return high_quality_fraction(fake.features)
+
+
 METRICS = (
-    Metric("modes_covered", "higher", modes_covered),
-    Metric("high_quality_fraction", "higher", high_quality_fraction),
+    Metric("modes_covered", "higher", _covered, "modes of points with a good one", ("modes",)),
+    Metric(
+        "high_quality_fraction",
+        "higher",
+        _good,
+        "points within 3 σ of a mode",
+        ("modes",),
+    ),
 )
 DATASETS = tuple(
     Dataset(

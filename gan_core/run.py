@@ -7,6 +7,7 @@
     ├── checkpoints/      <kimg>/tensors.safetensors + state.json
     ├── samples/          <kimg>.png, the same z every time
     ├── metrics.jsonl     one row a tick
+    ├── scores.jsonl      one row per measurement, where score_kimg is set
     ├── guard.jsonl       what the divergence guard saw and did
     ├── events.out.…      TensorBoard
     └── export/           model.onnx + card.json, by ``ganforge export``
@@ -31,7 +32,7 @@ from .errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from .variant import TrainConfig, Variant
 
-__all__ = ["Run"]
+__all__ = ["Run", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class Run:
     def metrics(self) -> Path:
         """One JSON row per tick."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """One JSON row per measurement of ``score_kimg``."""
+        return self.path / "scores.jsonl"
 
     @property
     def export(self) -> Path:
@@ -154,27 +160,41 @@ class Run:
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Add an event of the divergence guard to guard.jsonl; it stays through a resume."""
-        with (self.path / "guard.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        _append(self.path / "guard.jsonl", event)
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        _append(self.metrics, row)
 
-    def rows(self) -> Iterator[dict[str, float]]:
-        """The rows of metrics.jsonl; one that was cut off by a crash is left out."""
-        if not self.metrics.exists():
-            return
-        for line in self.metrics.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    def note_scores(self, row: Mapping[str, float]) -> None:
+        """Add a row to scores.jsonl."""
+        _append(self.scores, row)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of metrics.jsonl."""
+        return list(read_rows(self.metrics))
 
     def forget_after(self, kimg: float) -> None:
-        """Drop the rows of ticks that a resumed run will live through again."""
-        kept = [row for row in self.rows() if row["kimg"] <= kimg]
-        temporary = self.metrics.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self.metrics)
+        """Drop the rows of ticks and scores that a resumed run will live through again."""
+        for path in (self.metrics, self.scores):
+            if path.exists():
+                kept = [row for row in read_rows(path) if row["kimg"] <= kimg]
+                temporary = path.with_name(f".{path.name}.tmp")
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+                temporary.replace(path)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON lines file, none if it isn't there; one cut off by a crash is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")

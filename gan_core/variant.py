@@ -50,6 +50,12 @@ class TrainConfig(BaseModel):
     """A checkpoint is written this often, and at the end."""
     keep_checkpoints: int = Field(default=3, ge=1)
     """Older checkpoints are removed once a newer one is safe."""
+    score_kimg: float = Field(default=0.0, ge=0)
+    """The data's own metrics are measured this often, and written to scores.jsonl; 0 = never."""
+    score_metrics: tuple[str, ...] = ()
+    """Which ones, instead of the data's own."""
+    score_samples: int = Field(default=1000, ge=2)
+    """Generated images per measurement, at most as many as there are real ones."""
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     """What the divergence guard does: warn, stop, or go back to the last healthy checkpoint and
     on from there with other noise. A statistic that isn't finite always stops or rolls back."""

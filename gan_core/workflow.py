@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 
@@ -17,28 +16,23 @@ from . import checkpoint
 from .card import DataSource, ModelCard
 from .data import Images, TrainingData, open_data
 from .errors import CheckpointError, ConfigError, ExportError, TrainingDiverged
-from .evaluation import evaluate, score
 from .export import export, write_card
-from .latents import draw, seed_range
+from .live import scorer_of
 from .loop import fit
 from .randomness import seed_everything
 from .run import Run
 from .variant import is_points
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from .card import Score
-    from .loop import Progress
     from .plugins import Plugins
+    from .progress import Progress
     from .trainer import Trainer
     from .variant import TrainConfig, Variant
 
 __all__ = [
     "absolute",
+    "built",
     "configured",
-    "evaluate_run",
     "export_run",
     "open_images",
     "open_run",
@@ -142,12 +136,20 @@ def train(run: Run, data: TrainingData, plugins: Plugins, progress: Progress | N
     """
     accelerator = Accelerator()
     seed_everything(run.config.seed)
-    trainer = _built(run, accelerator)
+    trainer = built(run, accelerator)
     seed_everything(run.config.seed + accelerator.process_index)
     try:
         with run.claimed() if accelerator.is_main_process else nullcontext():
             accelerator.wait_for_everyone()
-            return fit(trainer, data, run, accelerator, plugins=plugins, progress=progress)
+            return fit(
+                trainer,
+                data,
+                run,
+                accelerator,
+                plugins=plugins,
+                progress=progress,
+                scorer=scorer_of(run, data, plugins),
+            )
     except OSError as error:
         raise CheckpointError(f"can't write to {run.path}: {error}") from error
     except TrainingDiverged as error:
@@ -159,7 +161,12 @@ def train(run: Run, data: TrainingData, plugins: Plugins, progress: Progress | N
         raise
 
 
-def _built(run: Run, accelerator: Accelerator) -> Trainer:
+def built(run: Run, accelerator: Accelerator) -> Trainer:
+    """A run's trainer with fresh weights.
+
+    Raises:
+        ConfigError: its settings make no networks, or too large ones.
+    """
     try:
         return run.variant.build(run.config, accelerator)
     except (MemoryError, RuntimeError) as error:
@@ -189,7 +196,7 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
             f"{run.data} is points in the plane: there is no image to serve; "
             f"'ganforge evaluate {run.path}' scores them"
         )
-    trainer = _built(run, Accelerator())
+    trainer = built(run, Accelerator())
     state = checkpoint.restore(trainer, run.latest_checkpoint())
     generator = trainer.generator().eval()
     scored = _read_card_if_any(run.export)
@@ -204,6 +211,7 @@ def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCar
             data=run.source,
             trained_kimg=state["seen"] / 1000,
             task="class-conditional" if labelled else run.variant.task,
+            ema=config.ema_halflife_kimg > 0,
         )
     except ValidationError as error:
         raise ConfigError(_explained(error)) from error
@@ -239,87 +247,6 @@ def read_card(directory: Path) -> ModelCard:
         raise ConfigError(f"{directory} holds no exported generator: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{directory / 'card.json'}: {_explained(error)}") from error
-
-
-def evaluate_run(
-    run: Run,
-    plugins: Plugins,
-    *,
-    metrics: Sequence[str] | None = None,
-    extractor: str | None = None,
-    data: str | None = None,
-    samples: int | None = None,
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Score, ...]:
-    """Score a run's exported graph and add the scores to its card.
-
-    Exports first where there is no export of the newest checkpoint. ``metrics`` are the data's
-    own, and ``samples`` the size of the training set, at most 10,000, unless given. A generator
-    of points has no graph and no card: its newest checkpoint is scored.
-
-    Raises:
-        ConfigError, PluginError: a name is unknown, or there are too few images.
-    """
-    dataset, images = open_data(data or run.data, run.config.resolution_px, plugins)
-    names = dict.fromkeys(dataset.metrics if metrics is None else metrics)
-    chosen = [plugins.pick("metric", name, plugins.metrics) for name in names]
-    source = plugins.pick(
-        "feature extractor", extractor or dataset.extractor, plugins.feature_extractors
-    )
-    if images.channels != run.config.channels:
-        raise ConfigError(
-            f"{images.source.name} has {images.channels} channels, {run.path} makes images of "
-            f"{run.config.channels}: the scores wouldn't compare"
-        )
-    samples = samples or min(len(images), 10_000)
-    if is_points(run.config):
-        fakes = _points(run, samples, seed)
-        return score(
-            fakes,
-            images,
-            source.load(),
-            chosen,
-            samples=samples,
-            seed=seed,
-            ema=run.config.ema_halflife_kimg > 0,
-            of="torch",
-        )
-    card = _current_export(run, plugins)
-    scores = evaluate(
-        run.export / "model.onnx",
-        card,
-        images,
-        source.load(),
-        chosen,
-        samples=samples,
-        seed=seed,
-        ema=run.config.ema_halflife_kimg > 0,
-        progress=progress,
-    )
-    measured = {(score.metric, score.provenance) for score in scores}
-    kept = [old for old in card.metrics if (old.metric, old.provenance) not in measured]
-    write_card(run.export, card.model_copy(update={"metrics": (*kept, *scores)}))
-    return scores
-
-
-@torch.no_grad()
-def _points(run: Run, n: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Points [n, 1, 1, 2] of the newest checkpoint, for the n seeds from ``seed`` on."""
-    trainer = _built(run, Accelerator(cpu=True))
-    checkpoint.restore(trainer, run.latest_checkpoint())
-    served = run.variant.served(trainer.generator().eval(), run.config)
-    inputs = draw(served.inputs, seed_range(seed, n)).values()
-    yield served.images(*map(torch.from_numpy, inputs)).permute(0, 2, 3, 1).numpy()
-
-
-def _current_export(run: Run, plugins: Plugins) -> ModelCard:
-    if not (run.export / "card.json").exists():
-        return export_run(run, plugins)
-    card = read_card(run.export)
-    if card.trained_kimg == float(run.latest_checkpoint().name):
-        return card
-    return export_run(run, plugins, card.model)
 
 
 def _model_name(run: Run) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import typer
 
     from gan_core.card import ModelCard
+    from gan_core.sources import Source
 
 
 @hookimpl
@@ -20,6 +21,14 @@ def ganforge_commands(app: typer.Typer) -> None:
     from .commands import add_commands
 
     add_commands(app)
+
+
+@hookimpl
+def ganforge_model_source(model: str, version: int | None, url: str) -> Source:
+    """Whatever the SDK can reach."""
+    from .sources import model_source
+
+    return model_source(model, version, url)
 
 
 @hookimpl

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from gan_client import AsyncClient, Client
+from gan_core.card import DataSource
+from gan_core.data import Images
+from gan_core.evaluation import compare, score
 from gan_core.latents import draw, latents, seed_range
+from gan_core.plugins import Plugins
+from gan_core.sources import of_graph
 from tests.serving.gan import contrasted, contrasted_classes
 from tests.serving.graphs import watermarked
 
@@ -115,6 +120,24 @@ def test_latents_reach_the_graph(client: Client) -> None:
 def test_more_than_a_batch_is_answered_in_order(client: Client) -> None:
     batch = client.images.generate(model="marked", n=64, seed=0)
     np.testing.assert_array_equal(batch.numpy(), watermarked(range(64)))
+
+
+def test_a_score_is_the_same_whoever_serves(client: Client, url: str, repository: Path) -> None:
+    card = client.models.retrieve("tiny_dcgan")
+    side, channels = card.output.width or 0, card.output.channels
+    noise = np.random.default_rng(0).integers(0, 256, (48, channels, side, side), dtype=np.uint8)
+    references = Images(noise, DataSource(name="noise", fingerprint="four ways"))
+    plugins = Plugins()
+    extractor = plugins.feature_extractors["pixels"].load("")
+    metrics = [plugins.metrics[name] for name in ("fid", "kid", "coverage")]
+    graph = of_graph(repository / "tiny_dcgan" / "1" / "model.onnx", card)
+    ours, theirs = (
+        score(source, references, extractor, metrics, samples=40, seed=SEED)
+        for source in (graph, plugins.model_source("tiny_dcgan", None, url))
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        # compare() refuses another provenance; a pixel may differ by a level
+        assert abs(compare(one, other)) <= 1e-3 * max(1.0, abs(one.value)), one.metric
 
 
 def test_the_same_models_are_listed(client: Client, repository: Path) -> None:

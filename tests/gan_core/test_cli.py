@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from PIL import Image
 
 from gan_core import checkpoint, cli
 from gan_core.errors import ConfigError
@@ -237,6 +238,51 @@ def test_exporting_and_evaluating_a_run_prints_json_alone(
     assert [score["metric"] for score in json.loads(done.stdout)] == ["fid", "kid"]
 
 
+PIXELS = ["--samples", "70", "--extractor", "pixels"]
+
+
+def test_scores_are_printed_as_a_table_with_their_provenance_once(
+    invoke: Invoke, uninterrupted: Path
+) -> None:
+    code, output, _ = invoke("evaluate", uninterrupted, *PIXELS, "--metrics", "fid,precision")
+    assert code == 0
+    for name in ("fid", "precision", "lower", "higher"):
+        assert len(re.findall(rf"\b{name}\b", output)) == 1
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert [line for line in lines if line.startswith("extractor")] == ["extractor pixels 8x8"]
+    assert "samples 70" in lines
+    assert any(line.startswith("reference digits ") for line in lines)
+
+
+def test_caveats_are_printed_below_the_scores(invoke: Invoke, uninterrupted: Path) -> None:
+    few = ["--samples", "8", "--extractor", "pixels", "--metrics", "fid"]
+    assert "fid: 8 images for 64 features: biased up" in invoke("evaluate", uninterrupted, *few)[1]
+
+
+def test_scores_are_written_to_a_file(invoke: Invoke, uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    code, output, _ = invoke("evaluate", uninterrupted, *PIXELS, "--out", out, "--json")
+    document = json.loads(out.read_text())
+    assert (code, [score["metric"] for score in document]) == (0, ["fid", "kid"])
+    assert document == json.loads(output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing", "--out", "/no/such/x.json"], "/no/such is no folder to write x.json in"),
+        (["nothing", "--url", "ftp://x"], "'ftp://x' is not an address"),
+        (["nothing", "--url", "local:/no/such"], "/no/such is not a model repository"),
+        (["/no/such/model.onnx"], "/no/such holds no exported generator"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    invoke: Invoke, arguments: list[str], message: str
+) -> None:
+    code, _, errors = invoke("evaluate", *arguments)
+    assert (code, errors.count("\n"), message in errors) == (1, 1, True), errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -358,3 +404,66 @@ def test_a_folder_that_is_there_is_not_trained_into(invoke: Invoke, uninterrupte
     before = sorted(uninterrupted.iterdir())
     code, _, _ = invoke(*train_arguments(uninterrupted))
     assert (code, sorted(uninterrupted.iterdir())) == (1, before)
+
+
+def test_a_report_is_written_and_named(invoke: Invoke, uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    code, output, _ = invoke("report", uninterrupted, "--out", out)
+    assert (code, output.strip()) == (0, str(out))
+    assert "<h2>Diagnosis</h2>" in out.read_text()
+
+
+def test_pairs_are_compared_in_a_table_or_as_json(invoke: Invoke, tmp_path: Path) -> None:
+    for name, level in (("a.png", 100), ("b.png", 105)):
+        Image.new("RGB", (16, 16), (level,) * 3).save(tmp_path / name)
+    asked = ["compare", tmp_path / "a.png", tmp_path / "b.png", "--metrics", "psnr_rgb"]
+    assert "34.15" in invoke(*asked)[1]  # 20 log10(255 / 5)
+    document = json.loads(invoke(*asked, "--border", "2", "--json")[1])
+    assert document["mean"]["psnr_rgb"] == pytest.approx(34.151, abs=1e-3)
+    assert document["border_px"] == 2
+
+
+def test_what_can_be_fetched_is_listed_with_its_licence(invoke: Invoke) -> None:
+    code, output, _ = invoke("data", "list")
+    assert (code, "vgg16-caffe" in output, "CC-BY-4.0" in output) == (0, True, True)
+
+
+def test_the_images_nearest_to_the_training_set_are_shown(
+    invoke: Invoke, uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "audit.png"
+    code, output, _ = invoke(
+        "audit", uninterrupted, "--samples", "32", "--extractor", "pixels", "--out", out
+    )
+    assert (code, "above the training image nearest to each" in output) == (0, True)
+    with Image.open(out) as picture:
+        assert picture.width > 16 * 64
+
+
+def test_a_search_says_what_it_found_and_how_to_use_it(invoke: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    tiny = ["--set", "widths=[8]", "--set", "score_samples=16", "--kimg", "0.32", "--seeds", "0"]
+    code, output, errors = invoke(
+        "search", "vanilla", "--data", "digits", "--trials", "2", "--out", out, *tiny
+    )
+    assert code == 0, errors
+    assert "trial 0: fid " in output
+    assert f"--config {out / 'best.yaml'}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "fud"], "no metric is called 'fud' (did you mean 'fid'?)"),
+        (["--space", "/no/such.yaml"], "/no/such.yaml holds no space"),
+        (["--set", "width=8"], "vanilla has no setting 'width'"),
+        (["--data", "nowhere"], "no dataset is called 'nowhere'"),
+    ],
+)
+def test_a_search_that_cannot_be_made_leaves_no_folder(
+    invoke: Invoke, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "search"
+    given = ["search", "vanilla", "--data", "digits", "--trials", "2", "--out", out, *arguments]
+    code, _, errors = invoke(*given)
+    assert (code, message in errors, out.exists()) == (1, True, False), errors

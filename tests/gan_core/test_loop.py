@@ -32,8 +32,9 @@ from gan_core.errors import (
     TrainingUnhealthy,
 )
 from gan_core.export import ServedGenerator
-from gan_core.loop import Silent, fit
+from gan_core.loop import fit
 from gan_core.plugins import Plugins
+from gan_core.progress import Silent
 from gan_core.randomness import seed_everything
 from gan_core.run import Run
 from gan_core.stopping import Interrupted
@@ -819,3 +820,65 @@ def test_float16s_skipped_steps_do_not_hide_that_all_are(
             plugins=Plugins([]),
         )
     assert [row["gradient_norm/D"] for row in made.rows()] == [1.0, math.inf]
+
+
+class Scored(Silent):
+    def __init__(self) -> None:
+        self.scores: list[tuple[float, dict[str, float]]] = []
+
+    def score(self, kimg: float, scores: Mapping[str, float]) -> None:
+        self.scores.append((kimg, dict(scores)))
+
+
+def level(served: ServedGenerator) -> dict[str, float]:
+    """A score that says which weights were measured."""
+    return {"fid": served.network.get_parameter("level").item()}
+
+
+def test_what_would_be_served_is_scored_in_time(run: Callable[..., Run], train: Train) -> None:
+    told, made = Scored(), run(steps=7, score_kimg=0.03)
+    train(made, scorer=level, progress=told)
+    # after the third, the sixth and the last step
+    assert told.scores == [(0.03, {"fid": 3.0}), (0.06, {"fid": 6.0}), (0.07, {"fid": 7.0})]
+    rows = [json.loads(line) for line in made.scores.read_text().splitlines()]
+    assert rows == [{"kimg": kimg, **scores} for kimg, scores in told.scores]
+
+
+def test_scores_go_to_tensorboard(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=6, score_kimg=0.03)
+    train(made, scorer=level)
+    board = EventAccumulator(str(made.path)).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("score/fid")] == [(30, 3.0), (60, 6.0)]
+
+
+def test_without_a_scorer_nothing_is_scored(run: Callable[..., Run], train: Train) -> None:
+    made = run(steps=6, score_kimg=0.03)
+    train(made)
+    assert not made.scores.exists()
+
+
+def test_a_resumed_run_scores_again_what_it_lives_through_again(
+    run: Callable[..., Run], train: Train
+) -> None:
+    made = run(steps=6, score_kimg=0.02, checkpoint_kimg=0.03)
+    train(made, scorer=level)
+    shutil.rmtree(made.checkpoints / "000000.060")
+    train(run(steps=6, score_kimg=0.02, checkpoint_kimg=0.03), scorer=level)
+    assert [json.loads(line)["kimg"] for line in made.scores.read_text().splitlines()] == [
+        0.02,
+        0.04,
+        0.06,
+    ]
+
+
+def test_the_network_trains_on_after_a_score(run: Callable[..., Run], train: Train) -> None:
+    trainer = Scripted()
+    trainer.network.train()
+    seen: list[bool] = []
+
+    def scorer(served: ServedGenerator) -> dict[str, float]:
+        seen.append(served.network.training)
+        return {"fid": 1.0}
+
+    train(run(steps=4, score_kimg=0.02), trainer, scorer=scorer)
+    assert (seen, trainer.network.training) == ([False, False], True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import typer
 
-from gan_core.errors import PluginError
+from gan_core.errors import ConfigError, PluginError, Unavailable
 from gan_core.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -213,6 +213,30 @@ def test_picking_an_unknown_metric_lists_those_there_are() -> None:
     plugins = Plugins([])
     with pytest.raises(PluginError, match=r"no metric is called 'fidd' \(did you mean 'fid'\?\)"):
         plugins.pick("metric", "fidd", plugins.metrics)
+
+
+SOURCE = IMPORTS + "@hookimpl\ndef ganforge_model_source(model, url):\n    {body}"
+
+
+def test_the_first_plugin_that_knows_an_address_gives_the_source(install: Install) -> None:
+    unknowing, knowing = SOURCE.format(body="return None"), SOURCE.format(body="return model, url")
+    plugins = Plugins(install(a=unknowing, b=knowing))
+    found: object = plugins.model_source("toy", None, "x://y")
+    assert found == ("toy", "x://y")
+
+
+def test_an_address_that_no_plugin_knows_is_one_error(install: Install) -> None:
+    plugins = Plugins(install(a=SOURCE.format(body="return None")))
+    with pytest.raises(
+        ConfigError, match=r"'toy' is no run and no \.onnx file, and no plugin serves x"
+    ):
+        plugins.model_source("toy", None, "x://y")
+
+
+def test_what_goes_wrong_at_an_address_is_told_as_it_is(install: Install) -> None:
+    body = "from gan_core.errors import Unavailable; raise Unavailable('down')"
+    with pytest.raises(Unavailable, match="down"):
+        Plugins(install(a=SOURCE.format(body=body))).model_source("toy", None, "x://y")
 
 
 @pytest.fixture

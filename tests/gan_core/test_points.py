@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gan_core.densities import Mixture
-from gan_core.errors import DataError, ExportError
+from gan_core.errors import ConfigError, DataError, ExportError
 from gan_core.points import GRID, RING, Modes, high_quality_fraction, modes_covered
-from gan_core.workflow import evaluate_run, export_run, open_run, start_run, train
+from gan_core.scoring import evaluate, run_source
+from gan_core.workflow import export_run, open_run, start_run, train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ TWO = Modes("two", Mixture([(-0.5, 0.0), (0.5, 0.0)], 0.1))
 def of(modes: Modes, *points: Sequence[float]) -> tuple[float, float]:
     """(modes covered, share within 3 σ)."""
     distances = modes.distances(np.array(points))
-    return modes_covered(distances, distances), high_quality_fraction(distances, distances)
+    return modes_covered(distances), high_quality_fraction(distances)
 
 
 @pytest.mark.parametrize(("modes", "count", "apart"), [(RING, 8, 0.612), (GRID, 25, 0.4)])
@@ -54,11 +55,11 @@ def test_a_collapsed_generator_covers_one_mode_of_high_quality() -> None:
 def test_the_data_cover_all_modes_and_nearly_all_are_good(modes: Modes) -> None:
     points = modes.density.sample(20_000, np.random.default_rng(1))
     distances = modes.distances(points)
-    assert modes_covered(distances, distances) == len(modes.density.means)
+    assert modes_covered(distances) == len(modes.density.means)
     # 1 − exp(−9/2) lies within 3 σ of a Gaussian in the plane; five standard errors
     share = 1 - np.exp(-4.5)
     error = (share * (1 - share) / 20_000) ** 0.5
-    assert high_quality_fraction(distances, distances) == pytest.approx(share, abs=5 * error)
+    assert high_quality_fraction(distances) == pytest.approx(share, abs=5 * error)
 
 
 @pytest.mark.parametrize("name", ["ring", "grid"])
@@ -91,14 +92,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Path:
 
 
 def test_a_run_on_points_is_scored_by_their_own_metrics(trained: Path, plugins: Plugins) -> None:
-    scores = evaluate_run(open_run(trained, plugins), plugins, samples=500)
+    scores = evaluate(run_source(open_run(trained, plugins), plugins), plugins, samples=500)
     assert [score.metric for score in scores] == ["modes_covered", "high_quality_fraction"]
     assert {score.provenance.graph for score in scores} == {"torch"}
 
 
 def test_scores_of_points_repeat(trained: Path, plugins: Plugins) -> None:
-    run = open_run(trained, plugins)
-    assert evaluate_run(run, plugins, samples=500) == evaluate_run(run, plugins, samples=500)
+    source = run_source(open_run(trained, plugins), plugins)
+    first, second = (evaluate(source, plugins, samples=500) for _ in range(2))
+    assert first == second
+
+
+def test_all_metrics_of_points_are_those_without_classes_and_pictures(
+    trained: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_core.points.POINTS", 500)  # neighbours of 50,000 take minutes
+    source = run_source(open_run(trained, plugins), plugins)
+    scores = evaluate(source, plugins, metrics=["all"], samples=50)
+    measured = {score.metric for score in scores}
+    assert {"modes_covered", "high_quality_fraction", "fid", "coverage"} <= measured
+    assert measured & {"ms_ssim", "inception_score", "label_accuracy"} == set()
+
+
+def test_a_source_of_points_has_no_card_to_note_scores_in(trained: Path, plugins: Plugins) -> None:
+    evaluate(run_source(open_run(trained, plugins), plugins), plugins, samples=50)
+    assert not (trained / "export").exists()
+
+
+@pytest.mark.parametrize("modes", [RING, GRID])
+def test_the_features_of_points_are_their_distances(plugins: Plugins, modes: Modes) -> None:
+    points = modes.density.sample(20, np.random.default_rng(0))
+    extractor = plugins.feature_extractors[f"{modes.name}-modes"].load("")
+    distances, logits = extractor.extract(points.reshape(20, 1, 1, 2))
+    np.testing.assert_array_equal(distances, modes.distances(points))
+    assert logits is None
+
+
+def test_the_modes_take_no_argument(plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match="ring-modes takes no argument, not 'x'"):
+        plugins.feature_extractors["ring-modes"].load("x")
 
 
 def test_points_are_not_exported(trained: Path, plugins: Plugins) -> None:

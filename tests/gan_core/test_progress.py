@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from gan_core.progress import training_progress
+from gan_core.progress import counting, training_progress
 
 STATS = {"loss/D": 1.25, "loss/G": 0.5, "gradient_norm/D": 3.0, "img_per_s": 100.0}
 
@@ -46,3 +46,15 @@ def test_a_warning_is_a_line_of_its_own(terminal: bool) -> None:
         progress.warn("at 3 kimg: [D] is right about 99.5% of images")
     text: str = console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
     assert "warning: at 3 kimg: [D] is right about 99.5% of images\n" in text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "seen"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_count_is_shown_on_a_terminal_alone(terminal: bool, quiet: bool, seen: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, no_color=True)
+    with counting(console, "images", quiet=quiet) as progress:
+        progress(64, 130)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined] # the StringIO above
+    assert ("images" in text and "64/130" in text) is seen
+    assert seen or text == ""

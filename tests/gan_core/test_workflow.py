@@ -18,10 +18,10 @@ from gan_core.card import LabelInput
 from gan_core.errors import CheckpointError, ConfigError, DataError, PluginError, TrainingDiverged
 from gan_core.losses import NonSaturating
 from gan_core.plugins import Plugins
+from gan_core.scoring import evaluate, open_source, run_source
 from gan_core.workflow import (
     absolute,
     configured,
-    evaluate_run,
     export_run,
     open_images,
     open_run,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gan_core.card import ModelCard
+    from gan_core.card import ModelCard, Score
     from gan_core.run import Run
     from gan_core.variant import Variant
 
@@ -73,6 +73,10 @@ def run(trained: Path, tmp_path: Path, plugins: Plugins) -> Run:
     """A copy of it, to change."""
     shutil.copytree(trained, tmp_path / "first")
     return open_run(tmp_path / "first", plugins)
+
+
+def evaluated(run: Run, plugins: Plugins, **wanted: Any) -> tuple[Score, ...]:
+    return evaluate(run_source(run, plugins), plugins, **wanted)
 
 
 def test_the_shape_comes_from_the_data(vanilla: Variant, plugins: Plugins, trained: Path) -> None:
@@ -241,32 +245,32 @@ def test_a_run_without_a_checkpoint_cannot_be_exported(
 
 
 def test_scores_go_into_the_card(run: Run, plugins: Plugins) -> None:
-    scores = evaluate_run(run, plugins, samples=32, extractor="pixels")
+    scores = evaluated(run, plugins, samples=32, extractor="pixels")
     assert [score.metric for score in scores] == ["fid", "kid"]
     assert read_card(run.export).metrics == scores
 
 
 def test_scores_of_another_provenance_are_kept_beside(run: Run, plugins: Plugins) -> None:
     for seed in (0, 1):
-        evaluate_run(run, plugins, samples=8, extractor="pixels", seed=seed)
+        evaluated(run, plugins, samples=8, extractor="pixels", seed=seed)
     seeds = [score.provenance.seed for score in read_card(run.export).metrics]
     assert seeds == [0, 0, 1, 1]
 
 
 def test_measuring_again_replaces_the_score(run: Run, plugins: Plugins) -> None:
     for _ in range(2):
-        evaluate_run(run, plugins, samples=8, extractor="pixels")
+        evaluated(run, plugins, samples=8, extractor="pixels")
     assert len(read_card(run.export).metrics) == 2
 
 
 def test_measuring_one_metric_again_keeps_the_others(run: Run, plugins: Plugins) -> None:
-    evaluate_run(run, plugins, samples=8, extractor="pixels")
-    evaluate_run(run, plugins, metrics=["fid"], samples=8, extractor="pixels")
+    evaluated(run, plugins, samples=8, extractor="pixels")
+    evaluated(run, plugins, metrics=["fid"], samples=8, extractor="pixels")
     assert [score.metric for score in read_card(run.export).metrics] == ["kid", "fid"]
 
 
 def test_digits_are_scored_by_their_own_classifier(run: Run, plugins: Plugins) -> None:
-    (score,) = evaluate_run(run, plugins, metrics=["fid"], samples=8)
+    (score,) = evaluated(run, plugins, metrics=["fid"], samples=8)
     assert score.provenance.extractor.startswith("digits-classifier ")
 
 
@@ -277,15 +281,15 @@ def test_a_score_says_whether_the_average_was_measured(
     settings = {**SETTINGS, "ema_halflife_kimg": halflife}
     run, images = start_run(tmp_path / "run", vanilla, "digits", settings, plugins)
     train(run, images, plugins)
-    (score,) = evaluate_run(run, plugins, metrics=["fid"], samples=8, extractor="pixels")
+    (score,) = evaluated(run, plugins, metrics=["fid"], samples=8, extractor="pixels")
     assert score.provenance.ema is bool(halflife)
 
 
 def test_a_newer_checkpoint_is_exported_before_it_is_scored(run: Run, plugins: Plugins) -> None:
-    evaluate_run(run, plugins, samples=8, extractor="pixels")
+    evaluated(run, plugins, samples=8, extractor="pixels")
     longer = open_run(run.path, plugins, {"kimg": 0.32})
     train(longer, open_images(longer, plugins), plugins)
-    evaluate_run(longer, plugins, samples=8, extractor="pixels")
+    evaluated(longer, plugins, samples=8, extractor="pixels")
     assert read_card(run.export).trained_kimg == 0.32
 
 
@@ -293,7 +297,7 @@ def test_a_newer_checkpoint_keeps_the_name_that_was_chosen(run: Run, plugins: Pl
     export_run(run, plugins, "chosen")
     longer = open_run(run.path, plugins, {"kimg": 0.32})
     train(longer, open_images(longer, plugins), plugins)
-    evaluate_run(longer, plugins, samples=8, extractor="pixels")
+    evaluated(longer, plugins, samples=8, extractor="pixels")
     card = read_card(run.export)
     assert (card.model, card.trained_kimg) == ("chosen", 0.32)
 
@@ -316,7 +320,78 @@ def test_a_score_of_something_unknown_is_refused(
     run: Run, plugins: Plugins, wanted: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PluginError, match=message):
-        evaluate_run(run, plugins, **wanted)
+        evaluated(run, plugins, **wanted)
+
+
+def test_all_metrics_are_those_that_apply(run: Run, plugins: Plugins) -> None:
+    # of 8 px and without a class; the digits' own classifier has logits
+    scores = evaluated(run, plugins, metrics=["all"], samples=20)
+    missing = plugins.metrics.keys() - {score.metric for score in scores}
+    assert missing == {"label_accuracy", "ms_ssim", "modes_covered", "high_quality_fraction"}
+    assert read_card(run.export).metrics == scores
+
+
+def test_a_metric_that_does_not_apply_is_refused_by_name(run: Run, plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match=r"label_accuracy needs labels, which .*/first doesn't"):
+        evaluated(run, plugins, metrics=["fid", "label_accuracy"], samples=8)
+
+
+def test_an_argument_of_the_extractor_follows_a_colon(run: Run, plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match="'/no/such:file' is no file: write onnx:PATH"):
+        evaluated(run, plugins, extractor="onnx:/no/such:file", samples=8)
+
+
+def test_scores_of_an_onnx_file_go_to_the_card_beside_it(run: Run, plugins: Plugins) -> None:
+    card = export_run(run, plugins)
+    elsewhere = run.path.parent / "elsewhere"
+    shutil.copytree(run.export, elsewhere)
+    source = open_source(str(elsewhere / "model.onnx"), plugins)
+    scores = evaluate(source, plugins, samples=8, extractor="pixels")
+    assert read_card(elsewhere) == card.model_copy(update={"metrics": scores})
+    assert read_card(run.export) == card
+
+
+def test_a_run_and_its_onnx_file_score_the_same(run: Run, plugins: Plugins) -> None:
+    export_run(run, plugins)
+    targets = (run.path, run.export / "model.onnx")
+    ours, theirs = (
+        evaluate(open_source(str(target), plugins), plugins, samples=8, extractor="pixels")
+        for target in targets
+    )
+    assert ours == theirs
+
+
+def test_an_onnx_file_without_a_card_is_one_error(tmp_path: Path, plugins: Plugins) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds no exported generator"):
+        open_source(str(tmp_path / "model.onnx"), plugins)
+
+
+def test_a_target_that_is_nothing_known_is_one_error() -> None:
+    with pytest.raises(ConfigError, match=r"'nothing' is no run and no \.onnx file, and no plugin"):
+        open_source("nothing", Plugins([]))
+
+
+def test_images_of_other_channels_are_refused(run: Run, plugins: Plugins, tmp_path: Path) -> None:
+    (tmp_path / "colour").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 9)).save(tmp_path / "colour" / f"{i}.png")
+    with pytest.raises(
+        ConfigError, match=r"folder:colour has 3 channels, .*/first makes images of"
+    ):
+        evaluated(run, plugins, data=f"folder:{tmp_path / 'colour'}")
+
+
+def test_progress_counts_up_to_the_samples(run: Run, plugins: Plugins) -> None:
+    counted: list[tuple[int, int]] = []
+    evaluated(
+        run,
+        plugins,
+        samples=70,
+        extractor="pixels",
+        progress=lambda done, total: counted.append((done, total)),
+    )
+    assert counted == [(64, 70), (70, 70)]
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"model": "a"}'])
@@ -339,11 +414,9 @@ def test_the_generator_of_a_run_is_the_one_sampled(run: Run, plugins: Plugins) -
     import numpy as np
     from PIL import Image
 
-    from gan_core.evaluation import generated
     from gan_core.grid import grid
 
-    card = export_run(run, plugins)
-    (pixels,) = generated(run.export / "model.onnx", card, 64)
+    (pixels,) = run_source(run, plugins).images(0, 64)
     with Image.open(max(run.samples.iterdir())) as image:
         levels = np.asarray(image).astype(int)
     assert np.abs(np.asarray(grid(pixels)).astype(int) - levels).max() <= 1
@@ -358,14 +431,14 @@ def test_a_folder_is_stored_by_its_whole_path(
 
 
 def test_an_export_of_the_same_graph_keeps_its_scores(run: Run, plugins: Plugins) -> None:
-    evaluate_run(run, plugins, metrics=["kid"], extractor="pixels", samples=8)
+    evaluated(run, plugins, metrics=["kid"], extractor="pixels", samples=8)
     card = export_run(run, plugins)
     assert [score.metric for score in card.metrics] == ["kid"]
     assert read_card(run.export) == card
 
 
 def test_a_metric_named_twice_is_measured_once(run: Run, plugins: Plugins) -> None:
-    scores = evaluate_run(run, plugins, metrics=["kid", "kid"], extractor="pixels", samples=8)
+    scores = evaluated(run, plugins, metrics=["kid", "kid"], extractor="pixels", samples=8)
     assert [score.metric for score in scores] == ["kid"]
 
 

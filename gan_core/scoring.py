@@ -1,0 +1,151 @@
+"""Score anything that makes images: open it, find what to compare it with, note the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
+
+from . import checkpoint
+from .card import ModelCard
+from .data import Images, open_data
+from .errors import ConfigError
+from .evaluation import Extractor, score
+from .export import ServedGenerator, write_card
+from .live import along_paths, of_network
+from .run import Run
+from .sources import Source, of_graph
+from .variant import is_points
+from .workflow import built, export_run, open_run, read_card
+
+if TYPE_CHECKING:
+    from .card import Score
+    from .plugins import Plugins
+
+__all__ = ["evaluate", "open_source", "reference", "run_source"]
+
+
+def evaluate(
+    source: Source,
+    plugins: Plugins,
+    *,
+    metrics: Sequence[str] | None = None,
+    extractor: str | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Score, ...]:
+    """Score what a source makes, and note the scores in its card, if it has one on disk.
+
+    ``metrics`` are the data's own, and ``samples`` the size of the reference set, at most
+    10,000, unless given; ``["all"]`` are all that apply.
+
+    Raises:
+        ConfigError, PluginError: a name is unknown, or images don't fit each other.
+        DataError: the reference set can't be read.
+        ServiceError: a server doesn't answer.
+    """
+    images, chosen, own = reference(source, plugins, data, extractor)
+    names = dict.fromkeys(own if metrics is None else metrics)
+    if every := list(names) == ["all"]:
+        names = dict.fromkeys(plugins.metrics)
+    scores = score(
+        source,
+        images,
+        chosen,
+        [plugins.pick("metric", name, plugins.metrics) for name in names],
+        samples=samples or min(len(images), 10_000),
+        seed=seed,
+        only_fitting=every,
+        progress=progress,
+    )
+    if source.directory:
+        _add_to_card(source.directory, scores)
+    return scores
+
+
+def reference(
+    source: Source, plugins: Plugins, data: str | None, extractor: str | None
+) -> tuple[Images, Extractor, Sequence[str]]:
+    """What to compare a source with, what sees the difference, and the metrics usual for it.
+
+    Raises:
+        ConfigError, PluginError: a name is unknown, or images don't fit each other.
+        DataError: the reference set can't be read.
+    """
+    if not (data or source.data):
+        raise ConfigError(
+            f"{source.name} was trained on a folder, which lies nobody knows where: name a "
+            "reference set, with --data folder:PATH"
+        )
+    dataset, images = open_data(data or source.data, source.resolution_px, plugins)
+    if images.channels != source.channels:
+        raise ConfigError(
+            f"{images.source.name} has {images.channels} channels, {source.name} makes images of "
+            f"{source.channels}: the scores wouldn't compare"
+        )
+    name, _, argument = (extractor or dataset.extractor).partition(":")
+    found = plugins.pick("feature extractor", name, plugins.feature_extractors)
+    return images, found.load(argument), dataset.metrics
+
+
+def open_source(
+    target: str, plugins: Plugins, *, url: str | None = None, version: int | None = None
+) -> Source:
+    """A run, an exported graph with its card beside it, or a model at ``url``.
+
+    Raises:
+        ConfigError: it is none of these.
+        ServiceError: the server can't be reached, or doesn't have the model.
+    """
+    path = Path(target)
+    if (path / "config.yaml").exists():
+        return run_source(open_run(path, plugins), plugins)
+    if path.suffix == ".onnx":
+        return replace(of_graph(path, read_card(path.parent)), directory=path.parent)
+    return plugins.model_source(target, version, url or "local:model_repository")
+
+
+def run_source(run: Run, plugins: Plugins) -> Source:
+    """The images of a run's newest checkpoint: of its exported graph, unless they are points.
+
+    Exports first where there is no export of the newest checkpoint.
+    """
+    if is_points(run.config):
+        return of_network(_served(run), run)
+    card = _current_export(run, plugins)
+    source = of_graph(run.export / "model.onnx", card)
+    return replace(
+        source,
+        name=str(run.path),
+        data=run.data,
+        directory=run.export,
+        path=lambda seed, n: along_paths(_served(run), seed, n),
+    )
+
+
+def _add_to_card(directory: Path, scores: tuple[Score, ...]) -> None:
+    card = read_card(directory)
+    measured = {(score.metric, score.provenance) for score in scores}
+    kept = [old for old in card.metrics if (old.metric, old.provenance) not in measured]
+    write_card(directory, card.model_copy(update={"metrics": (*kept, *scores)}))
+
+
+def _served(run: Run) -> ServedGenerator:
+    """What the newest checkpoint would serve, on the CPU."""
+    trainer = built(run, Accelerator(cpu=True))
+    checkpoint.restore(trainer, run.latest_checkpoint())
+    return run.variant.served(trainer.generator().eval(), run.config)
+
+
+def _current_export(run: Run, plugins: Plugins) -> ModelCard:
+    if not (run.export / "card.json").exists():
+        return export_run(run, plugins)
+    card = read_card(run.export)
+    if card.trained_kimg == float(run.latest_checkpoint().name):
+        return card
+    return export_run(run, plugins, card.model)

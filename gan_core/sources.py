@@ -1,0 +1,77 @@
+"""Where generated images come from, for scores. Torch-free: whoever serves can be a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import ConfigError
+from .latents import draw, seed_range
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .card import Input, ModelCard
+
+__all__ = ["EPSILON", "Source", "of_card", "of_graph"]
+
+BATCH = 64
+EPSILON = 1e-4
+"""Step along a path between two latents, whose length is 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where generated images come from: a checkpoint, a graph, a repository, or a server."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    resolution_px: int | None
+    """Side of its images; None where it follows a request."""
+    channels: int
+    data: str
+    """What it was trained on, as ``--data`` takes it; "" where that isn't known."""
+    images: Callable[[int, int], Iterator[NDArray[Any]]]
+    """(seed of the first, how many) -> batches [n, H, W, C] of seeds seed, seed + 1, …"""
+    graph: Literal["onnx", "torch"] = "onnx"
+    ema: bool | None = None
+    """Whether averaged weights make them; None where nobody knows."""
+    path: Callable[[int, int], Iterator[tuple[NDArray[Any], NDArray[Any]]]] | None = None
+    """(seed, how many) -> pairs of batches [n, H, W, C] as floats of 0 to 255, EPSILON apart
+    along a path of latents; of what is still a network, not a graph."""
+    directory: Path | None = None
+    """Where the card lies that scores are noted in, if there is one."""
+
+
+def of_graph(graph: Path, card: ModelCard) -> Source:
+    """The images that onnxruntime makes with an exported graph."""
+
+    def images(seed: int, n: int) -> Iterator[NDArray[np.uint8]]:
+        import onnxruntime
+
+        try:
+            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises what it likes
+            raise ConfigError(f"{graph} can't be run: {error}; export the run again") from error
+        for start in range(0, n, BATCH):
+            seeds = seed_range(seed + start, min(BATCH, n - start))
+            pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds))[0]
+            yield pixels
+
+    return of_card(card, images)
+
+
+def of_card(card: ModelCard, images: Callable[[int, int], Iterator[NDArray[Any]]]) -> Source:
+    """The images that somebody makes with the graph that a card describes."""
+    return Source(
+        name=card.model,
+        inputs=card.inputs,
+        resolution_px=card.output.width,
+        channels=card.output.channels,
+        data="" if card.data.name.startswith("folder:") else card.data.name,
+        images=images,
+        ema=card.ema,
+    )
