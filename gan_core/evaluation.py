@@ -6,6 +6,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,23 +123,21 @@ def score(
     )
     scores = []
     for metric in metrics:
-        try:
-            found = metric.compute(real, fake)
-        except ConfigError:
-            if only_fitting:
-                continue
-            raise
-        measured = found if isinstance(found, Measured) else Measured(found)
-        scores.append(
-            Score(
-                metric=metric.name,
-                value=measured.value,
-                sd=measured.sd,
-                caveats=measured.caveats,
-                provenance=provenance,
-            )
-        )
+        with suppress(ConfigError) if only_fitting else nullcontext():
+            scores.append(_measured(metric, real, fake, provenance))
     return tuple(scores)
+
+
+def _measured(metric: Metric, real: Seen, fake: Seen, provenance: Provenance) -> Score:
+    found = metric.compute(real, fake)
+    value = found if isinstance(found, Measured) else Measured(found)
+    return Score(
+        metric=metric.name,
+        value=value.value,
+        sd=value.sd,
+        caveats=value.caveats,
+        provenance=provenance,
+    )
 
 
 def see(
