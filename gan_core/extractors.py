@@ -5,7 +5,6 @@ What a name takes after a colon is a path: ``inception:PATH``, ``onnx:PATH``.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from .assets import path_of
+from .assets import path_of, sha256_of
 from .datasets import DATASETS, cache_dir
 from .errors import ConfigError
 from .evaluation import Extractor, FeatureExtractor
@@ -114,7 +113,7 @@ def _load_digits_classifier(argument: str) -> Extractor:
         features, logits = network(images)
         return features.double().numpy(), logits.double().numpy()
 
-    identity = f"digits-classifier {_sha256(_weights())[:12]}"
+    identity = f"digits-classifier {sha256_of(_weights())[:12]}"
     return Extractor(identity, "bilinear, antialiased", extract)
 
 
@@ -151,7 +150,7 @@ def _load_inception(argument: str) -> Extractor:
         features, logits = network(images.expand(-1, 3, -1, -1))
         return features.double().numpy(), logits.double().numpy()
 
-    identity = f"inception-2015-12-05 {_sha256(path)[:12]}"
+    identity = f"inception-2015-12-05 {sha256_of(path)[:12]}"
     return Extractor(identity, "bilinear, TF 1", extract, takes_floats=False)
 
 
@@ -162,7 +161,7 @@ def _inception_weights(argument: str) -> Path:
     path = Path(argument).expanduser() if argument else _downloaded(URL_INCEPTION_V3)
     if not path.is_file():
         raise ConfigError(f"{path} is no file: inception:PATH names {INCEPTION_FILE}")
-    digest = _sha256(path)
+    digest = sha256_of(path)
     # its loader unpickles: nothing else may come that far
     if not digest.startswith(INCEPTION_SHA256):
         raise ConfigError(
@@ -234,7 +233,7 @@ def _load_onnx(argument: str) -> Extractor:
         return features, None if logits is None else logits.astype(np.float64)
 
     resize = "bilinear, antialiased" if isinstance(side, int) else "none"
-    return Extractor(f"{path.name} {_sha256(path)[:12]}", resize, extract)
+    return Extractor(f"{path.name} {sha256_of(path)[:12]}", resize, extract)
 
 
 def _takes_images(kind: str, shape: Sequence[int | str | None]) -> bool:
@@ -290,17 +289,12 @@ def _load_vgg16(argument: str) -> Extractor:
             means.append((maps / np.maximum(norms, 1e-10)).mean((2, 3)))
         return np.concatenate(means, 1), None
 
-    return Extractor(f"vgg16-caffe {_sha256(path)[:12]}", "bilinear, antialiased", extract)
+    return Extractor(f"vgg16-caffe {sha256_of(path)[:12]}", "bilinear, antialiased", extract)
 
 
 def _no_argument(name: str, argument: str) -> None:
     if argument:
         raise ConfigError(f"feature extractor {name!r} takes no argument, not {argument!r}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _scaled(pixels: NDArray[np.uint8]) -> Tensor:

@@ -498,3 +498,17 @@ def test_settings_that_fit_the_datas_side_are_not_refused_before_it_is_known(
     data = f"folder:{tmp_path / 'data'}"
     run, _ = start_run(tmp_path / "run", plugins.variant("sagan"), data, settings, plugins)
     assert run.config.resolution_px == 64
+
+
+def test_scores_during_training_change_nothing(
+    tmp_path: Path, plugins: Plugins, vanilla: Variant
+) -> None:
+    states = []
+    for score_kimg in (0.0, 0.064):
+        settings = {**SETTINGS, "score_kimg": score_kimg, "score_samples": 16}
+        run, images = start_run(tmp_path / f"{score_kimg}", vanilla, "digits", settings, plugins)
+        states.append(checkpoint.load(train(run, images, plugins)))
+        assert run.scores.exists() == bool(score_kimg)
+    ours, theirs = (checkpoint.tensors([state["trainer"], state["rng"]]) for state in states)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
