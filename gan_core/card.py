@@ -6,6 +6,7 @@ derives the request schema, defaults and range checks from the ``role`` of each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ __all__ = [
     "TensorSpec",
     "TextInput",
     "TruncationInput",
+    "truncation_of",
 ]
 
 NAME_PATTERN = r"^[a-z0-9_]+$"
@@ -195,6 +197,15 @@ Input = Annotated[
 """One served tensor; its role is all a client needs to know."""
 
 
+def truncation_of(inputs: Sequence[Input]) -> TruncationInput | Resampling | None:
+    """What takes a truncation, and its range: an input of its own, or a latent's prior."""
+    for item in inputs:
+        if isinstance(item, TruncationInput):
+            return item
+    latents = (item.truncation for item in inputs if isinstance(item, LatentInput))
+    return next(filter(None, latents), None)
+
+
 class ImageOutput(_Frozen):
     """The served image: uint8 [N, H, W, channels] (uint16 where bit_depth is 16)."""
 
@@ -303,5 +314,4 @@ class ModelCard(_Frozen):
     @property
     def can_be_truncated(self) -> bool:
         """Whether a request may name a truncation."""
-        latents = [item for item in self.inputs if isinstance(item, LatentInput)]
-        return self.input("truncation") is not None or any(item.truncation for item in latents)
+        return truncation_of(self.inputs) is not None

@@ -59,6 +59,9 @@ def evaluate(
         typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")] = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Of a model that can be: less is more typical.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -72,7 +75,7 @@ def evaluate(
     if out and not out.parent.is_dir():  # known before hours of measuring, not after
         raise ConfigError(f"{out.parent} is no folder to write {out.name} in")
     plugins: Plugins = context.obj
-    source = open_source(target, plugins, url=url, version=version)
+    source = open_source(target, plugins, url=url, version=version, truncation=truncation)
     with counting(console, "images", quiet=as_json) as progress:
         scores = evaluated(
             source,

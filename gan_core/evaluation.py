@@ -118,6 +118,7 @@ def score(
         reference=f"{images.source.name} {images.source.fingerprint[:12]} n={len(images)}",
         samples=samples,
         seed=seed,
+        truncation=source.truncation,
         ema=source.ema,
         graph=source.graph,
     )

@@ -52,7 +52,9 @@ def ganforge_feature_extractors() -> list[FeatureExtractor]:  # type: ignore[emp
 
 
 @hookspec
-def ganforge_model_source(model: str, version: int | None, url: str) -> Source | None:
+def ganforge_model_source(
+    model: str, version: int | None, url: str, truncation: float | None
+) -> Source | None:
     """Where the images of a published model come from, at an address that clients take.
 
     Called by ``evaluate``; None leaves it to another plugin.

@@ -21,12 +21,21 @@ from .card import (
     StyleInput,
     TextInput,
     TruncationInput,
+    truncation_of,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SEED_LIMIT", "draw", "interpolated", "latents", "random_seed", "seed_range"]
+__all__ = [
+    "SEED_LIMIT",
+    "check_truncation",
+    "draw",
+    "interpolated",
+    "latents",
+    "random_seed",
+    "seed_range",
+]
 
 SEED_LIMIT = 2**64
 
@@ -74,17 +83,34 @@ def interpolated(a: NDArray[Any], b: NDArray[Any], t: NDArray[Any]) -> NDArray[n
     return found
 
 
-def draw(inputs: Sequence[Input], seeds: Sequence[int]) -> dict[str, NDArray[Any]]:
+def draw(
+    inputs: Sequence[Input], seeds: Sequence[int], truncation: float | None = None
+) -> dict[str, NDArray[Any]]:
     """A valid value of every input for every seed, by tensor name.
 
-    Latents come from their prior, labels go round the classes, truncation is the default; what
-    has no prior (text, image, camera, style) is random within its range. Used wherever a graph
-    runs without a request: parity, warm-up, readiness, samples and scores.
+    Latents come from their prior, labels go round the classes, truncation is the default unless
+    given; what has no prior (text, image, camera, style) is random within its range. Used wherever
+    a graph runs without a request: parity, warm-up, readiness, samples and scores.
     """
     return {
-        item.name: np.stack([_value(item, seed) for seed in seeds]).astype(item.tensor.dtype)
+        item.name: np.stack([_value(item, seed, truncation) for seed in seeds]).astype(
+            item.tensor.dtype
+        )
         for item in inputs
     }
+
+
+def check_truncation(inputs: Sequence[Input], value: float) -> None:
+    """Make sure that these inputs take that truncation.
+
+    Raises:
+        ValueError: it is out of range, or there is nothing to truncate.
+    """
+    accepted = truncation_of(inputs)
+    if accepted is None:
+        raise ValueError("no input takes a truncation")
+    if not accepted.minimum <= value <= accepted.maximum:
+        raise ValueError(f"{value} is not in [{accepted.minimum}, {accepted.maximum}]")
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -102,15 +128,15 @@ def _latent(
     return z
 
 
-def _value(item: Input, seed: int) -> Any:
+def _value(item: Input, seed: int, truncation: float | None) -> Any:
     rng = _generator(seed)
     match item:
         case LatentInput():
-            return _latent(item, rng)
+            return _latent(item, rng, truncation if item.truncation else None)
         case LabelInput():
             return np.array([seed % len(item.classes)])
         case TruncationInput():
-            return np.array([item.default])
+            return np.array([item.default if truncation is None else truncation])
         case TextInput() | StyleInput():
             return rng.standard_normal(item.tensor.shape, dtype=np.float32)
         case CameraInput():

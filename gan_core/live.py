@@ -14,7 +14,7 @@ from .data import Images, TrainingData
 from .errors import ConfigError
 from .evaluation import score
 from .export import ServedGenerator, rendered
-from .latents import draw, interpolated, latents, seed_range
+from .latents import draw, interpolated, seed_range
 from .sources import EPSILON, Source
 from .variant import is_points
 
@@ -32,14 +32,15 @@ PATH_BATCH = 64
 
 @torch.no_grad()
 def along_paths(
-    served: ServedGenerator, seed: int, n: int
+    served: ServedGenerator, seed: int, n: int, truncation: float | None = None
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Images of two latents that are a small step apart, as floats of 0 to 255."""
     (latent,) = (item for item in served.inputs if isinstance(item, LatentInput))
     for start in range(0, n, PATH_BATCH):
         seeds = seed_range(seed + start, min(PATH_BATCH, n - start))
-        inputs = draw(served.inputs, seeds)
-        ends = inputs[latent.name], latents(latent, [(s + 2**63) % 2**64 for s in seeds])
+        inputs = draw(served.inputs, seeds, truncation)
+        others = draw([latent], [(s + 2**63) % 2**64 for s in seeds], truncation)
+        ends = inputs[latent.name], others[latent.name]
         t = np.random.Generator(np.random.Philox(key=seeds[0])).random((len(seeds), 1))
         made = []
         for at in (t, t + EPSILON):

@@ -49,6 +49,8 @@ NEIGHBOURS_DC = 5
 """k of density and coverage (Naeem et al. 2020)."""
 SPLITS = 10
 """Of the Inception Score (Salimans et al. 2016)."""
+FEW = 20
+"""Of so few images no share is worth telling."""
 WINDOW_PX = 11
 """Side of the window of MS-SSIM (Wang et al. 2003)."""
 
@@ -262,12 +264,22 @@ def path_length(_real: Seen, fake: Seen) -> Measured:
     return Measured(float(kept.mean()), float(kept.std()), ("by torch, before rounding to levels",))
 
 
-def copied_fraction(real: Seen, fake: Seen) -> float:
+def copied_fraction(real: Seen, fake: Seen) -> Measured:
     """Share of fakes as near to a real as that real is to any other (Alaa et al. 2022, §3.3).
 
     1 − authenticity. It has no value of its own to aim at: samples of the very same Gaussian come
-    to 2/3 in one dimension, to a half in 5, to 1/5 in 64. Compare it with that of held-out images.
+    to 2/3 in one dimension, to a half in 5, to 1/5 in 64. So the caveat says what it comes to from
+    every other real to the rest, which nobody copied.
     """
+    whole = _copied(real, fake)
+    if len(real.features) < 2 * FEW:
+        return Measured(whole)
+    kept, held_out = (Seen(real.features[start::2]) for start in (0, 1))
+    chance = _copied(kept, held_out)
+    return Measured(whole, caveats=(f"{chance:.2g} is chance: half the reals against the rest",))
+
+
+def _copied(real: Seen, fake: Seen) -> float:
     index, distance = nearest(real.features, fake.features)
     return float((distance <= real.radii(1)[index]).mean())
 

@@ -170,15 +170,17 @@ class Plugins:
             for plugin in self._implementers(hook)
         }
 
-    def model_source(self, model: str, version: int | None, url: str) -> Source:
+    def model_source(
+        self, model: str, version: int | None, url: str, truncation: float | None = None
+    ) -> Source:
         """Where the images of a published model come from.
 
         Raises:
-            ConfigError: no plugin knows such an address.
+            ConfigError: no plugin knows such an address, or the model isn't truncated like that.
             ServiceError: the server there can't be reached, or doesn't have the model.
         """
         for find in self.implementations("ganforge_model_source").values():
-            for source in find(model=model, version=version, url=url):
+            for source in find(model=model, version=version, url=url, truncation=truncation):
                 return cast("Source", source)
         raise ConfigError(f"{model!r} is no run and no .onnx file, and no plugin serves {url}")
 

@@ -94,37 +94,48 @@ def reference(
 
 
 def open_source(
-    target: str, plugins: Plugins, *, url: str | None = None, version: int | None = None
+    target: str,
+    plugins: Plugins,
+    *,
+    url: str | None = None,
+    version: int | None = None,
+    truncation: float | None = None,
 ) -> Source:
     """A run, an exported graph with its card beside it, or a model at ``url``.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of these, or doesn't take that truncation.
         ServiceError: the server can't be reached, or doesn't have the model.
     """
     path = Path(target)
     if (path / "config.yaml").exists():
-        return run_source(open_run(path, plugins), plugins)
+        return run_source(open_run(path, plugins), plugins, truncation)
     if path.suffix == ".onnx":
-        return replace(of_graph(path, read_card(path.parent)), directory=path.parent)
-    return plugins.model_source(target, version, url or "local:model_repository")
+        source = of_graph(path, read_card(path.parent), truncation)
+        return replace(source, directory=path.parent)
+    return plugins.model_source(target, version, url or "local:model_repository", truncation)
 
 
-def run_source(run: Run, plugins: Plugins) -> Source:
+def run_source(run: Run, plugins: Plugins, truncation: float | None = None) -> Source:
     """The images of a run's newest checkpoint: of its exported graph, unless they are points.
 
     Exports first where there is no export of the newest checkpoint.
+
+    Raises:
+        ConfigError: the model doesn't take that truncation.
     """
     if is_points(run.config):
+        if truncation is not None:
+            raise ConfigError(f"truncation of {run.path}: points aren't truncated")
         return of_network(_served(run), run)
     card = _current_export(run, plugins)
-    source = of_graph(run.export / "model.onnx", card)
+    source = of_graph(run.export / "model.onnx", card, truncation)
     return replace(
         source,
         name=str(run.path),
         data=run.data,
         directory=run.export,
-        path=lambda seed, n: along_paths(_served(run), seed, n),
+        path=lambda seed, n: along_paths(_served(run), seed, n, truncation),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ConfigError
-from .latents import draw, seed_range
+from .latents import check_truncation, draw, seed_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +42,18 @@ class Source:
     path: Callable[[int, int], Iterator[tuple[NDArray[Any], NDArray[Any]]]] | None = None
     """(seed, how many) -> pairs of batches [n, H, W, C] as floats of 0 to 255, EPSILON apart
     along a path of latents; of what is still a network, not a graph."""
+    truncation: float | None = None
+    """Of all of them; None = as the model does by itself."""
     directory: Path | None = None
     """Where the card lies that scores are noted in, if there is one."""
 
 
-def of_graph(graph: Path, card: ModelCard) -> Source:
-    """The images that onnxruntime makes with an exported graph."""
+def of_graph(graph: Path, card: ModelCard, truncation: float | None = None) -> Source:
+    """The images that onnxruntime makes with an exported graph.
+
+    Raises:
+        ConfigError: the model doesn't take that truncation.
+    """
 
     def images(seed: int, n: int) -> Iterator[NDArray[np.uint8]]:
         import onnxruntime
@@ -58,14 +64,27 @@ def of_graph(graph: Path, card: ModelCard) -> Source:
             raise ConfigError(f"{graph} can't be run: {error}; export the run again") from error
         for start in range(0, n, BATCH):
             seeds = seed_range(seed + start, min(BATCH, n - start))
-            pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds))[0]
+            pixels: NDArray[np.uint8] = session.run(None, draw(card.inputs, seeds, truncation))[0]
             yield pixels
 
-    return of_card(card, images)
+    return of_card(card, images, truncation)
 
 
-def of_card(card: ModelCard, images: Callable[[int, int], Iterator[NDArray[Any]]]) -> Source:
-    """The images that somebody makes with the graph that a card describes."""
+def of_card(
+    card: ModelCard,
+    images: Callable[[int, int], Iterator[NDArray[Any]]],
+    truncation: float | None = None,
+) -> Source:
+    """The images that somebody makes with the graph that a card describes.
+
+    Raises:
+        ConfigError: the model doesn't take that truncation.
+    """
+    if truncation is not None:
+        try:
+            check_truncation(card.inputs, truncation)
+        except ValueError as error:
+            raise ConfigError(f"truncation of {card.model}: {error}") from error
     return Source(
         name=card.model,
         inputs=card.inputs,
@@ -74,4 +93,5 @@ def of_card(card: ModelCard, images: Callable[[int, int], Iterator[NDArray[Any]]
         data="" if card.data.name.startswith("folder:") else card.data.name,
         images=images,
         ema=card.ema,
+        truncation=truncation,
     )

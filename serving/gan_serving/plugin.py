@@ -24,11 +24,13 @@ def ganforge_commands(app: typer.Typer) -> None:
 
 
 @hookimpl
-def ganforge_model_source(model: str, version: int | None, url: str) -> Source:
+def ganforge_model_source(
+    model: str, version: int | None, url: str, truncation: float | None
+) -> Source:
     """Whatever the SDK can reach."""
     from .sources import model_source
 
-    return model_source(model, version, url)
+    return model_source(model, version, url, truncation)
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gan_core.card import LabelInput, LatentInput, ModelCard, Resampling, TruncationInput
+from gan_core.card import LabelInput, LatentInput, ModelCard
 from gan_core.errors import (
     DeadlineExceeded,
     InternalError,
@@ -23,7 +23,7 @@ from gan_core.errors import (
     QueueFull,
     Unavailable,
 )
-from gan_core.latents import draw, latents, random_seed, seed_range
+from gan_core.latents import check_truncation, draw, random_seed, seed_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,22 +172,16 @@ def _tensors(
     # beside given latents there is little to draw: the same request gives the same images
     unasked = random_seed() if request.latents is None else 0
     seeds = seed_range(unasked if request.seed is None else request.seed, n)
-    inputs = draw(card.inputs, seeds)
+    inputs = draw(card.inputs, seeds, request.truncation)
     for item in card.inputs:
         match item:
             case LatentInput() if request.latents is not None:
                 inputs[item.name] = _latents(request.latents, n, item.dim)
-            case LatentInput(truncation=Resampling() as range_) if request.truncation is not None:
-                _check_truncation(request.truncation, range_)
-                inputs[item.name] = latents(item, seeds, request.truncation)
             case LabelInput():
                 labels = _labels(request, n)
                 if labels:
                     indices = [_class_index(label, item, card.model) for label in labels]
                     inputs[item.name] = np.array(indices, dtype=np.int64)[:, None]
-            case TruncationInput() if request.truncation is not None:
-                _check_truncation(request.truncation, item)
-                inputs[item.name] = np.full((n, 1), request.truncation, dtype=np.float32)
     return seeds, inputs
 
 
@@ -226,15 +220,16 @@ def _refuse_unused(request: GenerationRequest, card: ModelCard) -> None:
             raise InvalidRequest(f"{field}: {card.model!r} has no {role} input", param=field)
     if request.truncation is not None and not card.can_be_truncated:
         raise InvalidRequest(f"truncation: {card.model!r} has no truncation", param="truncation")
-    if (
-        request.truncation is not None
-        and request.latents is not None
-        and not card.input("truncation")
-    ):
-        raise InvalidRequest(
-            f"truncation: {card.model!r} truncates the latents it draws; these are given",
-            param="truncation",
-        )
+    if request.truncation is not None:
+        if request.latents is not None and not card.input("truncation"):
+            raise InvalidRequest(
+                f"truncation: {card.model!r} truncates the latents it draws; these are given",
+                param="truncation",
+            )
+        try:
+            check_truncation(card.inputs, request.truncation)
+        except ValueError as error:
+            raise InvalidRequest(f"truncation: {error}", param="truncation") from error
     if request.label is not None and request.labels is not None:
         raise InvalidRequest("label: give label or labels, not both", param="label")
 
@@ -256,14 +251,6 @@ def _class_index(label: int | str, item: LabelInput, model: str) -> int:
         f"0-{len(item.classes) - 1}, called {names}",
         param="label",
     )
-
-
-def _check_truncation(value: float, accepted: TruncationInput | Resampling) -> None:
-    if not accepted.minimum <= value <= accepted.maximum:
-        raise InvalidRequest(
-            f"truncation: {value} is not in [{accepted.minimum}, {accepted.maximum}]",
-            param="truncation",
-        )
 
 
 def _latents(given: list[list[float]] | str, n: int, dim: int) -> NDArray[np.float32]:

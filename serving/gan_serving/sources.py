@@ -19,11 +19,13 @@ REQUEST = 32
 """Images per request."""
 
 
-def model_source(model: str, version: int | None, url: str) -> Source:
+def model_source(
+    model: str, version: int | None, url: str, truncation: float | None = None
+) -> Source:
     """Where the images of a model come from.
 
     Raises:
-        ConfigError: ``url`` is no address.
+        ConfigError: ``url`` is no address, or the model doesn't take that truncation.
         ServiceError: the server can't be reached, or doesn't have the model.
     """
     with Client(url) as client:
@@ -34,8 +36,12 @@ def model_source(model: str, version: int | None, url: str) -> Source:
             for start in range(0, n, REQUEST):
                 count = min(REQUEST, n - start)
                 found = client.images.generate(
-                    model=model, version=version, n=count, seed=(seed + start) % 2**64
+                    model=model,
+                    version=version,
+                    n=count,
+                    seed=(seed + start) % 2**64,
+                    truncation=truncation,
                 )
                 yield found.numpy()
 
-    return of_card(card, images)
+    return of_card(card, images, truncation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,11 +16,12 @@ from gan_core.card import (
     Input,
     LabelInput,
     LatentInput,
+    Resampling,
     StyleInput,
     TextInput,
     TruncationInput,
 )
-from gan_core.latents import SEED_LIMIT, draw, latents, random_seed, seed_range
+from gan_core.latents import SEED_LIMIT, check_truncation, draw, latents, random_seed, seed_range
 
 PINNED = [0.059911, 0.0155596, -1.16444]
 PINNED_AGAIN = -0.132647
@@ -157,3 +160,37 @@ def test_seeds_wrap_at_two_to_the_64() -> None:
 
 def test_a_random_seed_is_another_each_time() -> None:
     assert len({random_seed() for _ in range(4)}) == 4
+
+
+NORMAL, CUT = LatentInput(dim=64), LatentInput(dim=64, truncation=Resampling(maximum=1))
+
+
+def test_drawn_latents_are_truncated_where_they_can_be() -> None:
+    plain, cut = (draw([item], [1, 2], 0.5)["z"] for item in (NORMAL, CUT))
+    assert np.abs(cut).max() <= 0.5 < np.abs(plain).max()
+    np.testing.assert_array_equal(cut, latents(CUT, [1, 2], 0.5))
+
+
+def test_a_truncation_that_is_an_input_is_drawn_as_asked() -> None:
+    assert draw([TruncationInput()], [1, 2], 0.25)["truncation"].tolist() == [[0.25], [0.25]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "value", "message"),
+    [
+        ([NORMAL], 0.5, "no input takes a truncation"),
+        ([CUT], 1.5, r"1\.5 is not in \[0\.04, 1\.0\]"),
+        ([CUT], math.nan, "nan is not in"),
+        ([NORMAL, TruncationInput(minimum=0.2)], 0.1, r"0\.1 is not in \[0\.2, 1\.0\]"),
+    ],
+)
+def test_a_truncation_that_cannot_be_is_refused(
+    inputs: list[Input], value: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_truncation(inputs, value)
+
+
+def test_a_truncation_in_range_is_taken() -> None:
+    check_truncation([CUT], 0.5)
+    check_truncation([NORMAL, TruncationInput()], 1)

@@ -72,6 +72,35 @@ def test_a_published_model_scores_as_its_file(
     assert measured(served, samples) == measured(file, samples)
 
 
+def test_truncated_images_score_the_same_and_say_so(
+    exports: Path, url: str, plugins: Plugins
+) -> None:
+    graph = str(exports / "marked" / "model.onnx")
+    file, served = (
+        open_source(target, plugins, url=url, truncation=0.2) for target in (graph, "marked")
+    )
+    assert {name: score.value for name, score in measured(served, 4).items()} == {
+        name: score.value for name, score in measured(file, 4).items()
+    }
+    assert measured(served, 4)["fid"].provenance.truncation == 0.2
+    assert measured(served, 4)["fid"] != measured(open_source("marked", plugins, url=url), 4)["fid"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("marked", r"truncation of marked: 3 is not in \[0\.0, 1\.0\]"),
+        ("tiny_dcgan", "truncation of tiny_dcgan: no input takes a truncation"),
+    ],
+)
+def test_a_truncation_that_a_model_does_not_take_is_refused(
+    exports: Path, url: str, plugins: Plugins, model: str, message: str
+) -> None:
+    for target in (str(exports / model / "model.onnx"), model):
+        with pytest.raises(ConfigError, match=message):
+            open_source(target, plugins, url=url, truncation=3)
+
+
 def test_images_of_the_largest_seeds_are_those_of_the_file(
     exports: Path, url: str, plugins: Plugins
 ) -> None:
@@ -113,7 +142,7 @@ def test_a_version_can_be_chosen(url: str) -> None:
 
 
 def test_the_plugin_finds_a_published_model(url: str) -> None:
-    assert ganforge_model_source("marked", None, url).name == "marked"
+    assert ganforge_model_source("marked", None, url, None).name == "marked"
 
 
 def test_an_unknown_model_is_one_error(url: str) -> None:
