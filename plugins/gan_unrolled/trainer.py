@@ -144,7 +144,7 @@ def _judge(D: nn.Module, tensors: dict[str, Tensor]) -> Callable[[Tensor, Tensor
 def build(config: UnrolledConfig, accelerator: Accelerator) -> AdversarialStep:
     """A trainer with fresh weights."""
     side, channels = config.resolution_px, config.channels
-    G: nn.Module = PointGenerator(config.z_dim)
+    G: nn.Module = PointGenerator(config.z_dim, norm=False)
     D: nn.Module = PointDiscriminator(config.minibatch)
     if not is_points(config):
         G = Generator(config.z_dim, config.width, side, channels)

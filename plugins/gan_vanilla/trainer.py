@@ -45,7 +45,7 @@ class VanillaConfig(AdversarialConfig):
 
 def build(config: VanillaConfig, accelerator: Accelerator) -> AdversarialStep:
     """A trainer with fresh weights."""
-    G: nn.Module = PointGenerator(config.z_dim)
+    G: nn.Module = PointGenerator(config.z_dim, norm=False)
     D: nn.Module = PointDiscriminator(config.minibatch)
     if not is_points(config):
         shape = (config.channels, config.resolution_px, config.resolution_px)
