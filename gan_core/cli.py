@@ -275,6 +275,9 @@ def main() -> None:
         app(obj=plugins)
     except GanforgeError as error:
         _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]))
+    except OSError as error:
+        what = error.strerror or str(error)
+        _fail(error, what if error.filename is None else f"{error.filename}: {what}")
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:

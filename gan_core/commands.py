@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .console import RunPath, console, read_settings, say
+from .console import RunPath, check_writable, console, read_settings, say
 from .errors import ConfigError
 from .plugins import Plugins
 from .progress import counting
@@ -72,28 +73,30 @@ def evaluate(
     from .scoring import evaluate as evaluated
     from .scoring import open_source
 
-    if out and not out.parent.is_dir():  # known before hours of measuring, not after
-        raise ConfigError(f"{out.parent} is no folder to write {out.name} in")
+    if out:
+        check_writable(out)
     plugins: Plugins = context.obj
     source = open_source(target, plugins, url=url, version=version, truncation=truncation)
     with counting(console, "images", quiet=as_json) as progress:
         scores = evaluated(
             source,
             plugins,
-            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            metrics=None if metrics is None else _listed(metrics),
             extractor=extractor,
             data=data,
             samples=samples,
             seed=seed,
             progress=progress,
         )
-    document = json.dumps([score.model_dump() for score in scores], indent=2)
-    if out:
-        out.write_text(document)
+    document = json.dumps(
+        {"scored": source.identity(), "scores": [score.model_dump() for score in scores]}, indent=2
+    )
     if as_json:
         typer.echo(document)
-        return
-    _print_scores(scores, plugins)
+    else:
+        _print_scores(scores, plugins)
+    if out:
+        out.write_text(document)
 
 
 def audit(
@@ -114,13 +117,22 @@ def audit(
         str | None,
         typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
     ] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")] = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Of a model that can be: less is more typical.")
+    ] = None,
 ) -> None:
     """Show the generated images that look most like a training image, each above it."""
+    from PIL import Image
+
     from .audit import audit as audited
     from .scoring import open_source, reference
 
+    check_writable(out)
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--out {out}: a picture's name ends in .png, .jpg or .webp")
     plugins: Plugins = context.obj
-    source = open_source(target, plugins, url=url)
+    source = open_source(target, plugins, url=url, version=version, truncation=truncation)
     images, chosen, _ = reference(source, plugins, data, extractor)
     with counting(console, "images") as progress:
         picture, seeds = audited(
@@ -136,6 +148,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file; RUN/report.html by default.")] = None,
 ) -> None:
     """Write a run's report: curves, samples over time, and what they say in plain words."""
+    if out:
+        check_writable(out)
     from .report import write_report
     from .workflow import open_run
 
@@ -164,12 +178,12 @@ def search(
     ] = None,
 ) -> None:
     """Search for better settings. Start it several times, or on several machines: they share it."""
-    from .search import Plan, Search, default_space, read_space
+    from .search import Plan, Search
+    from .spaces import derived_space, read_space
+    from .stopping import Interrupted
 
     plugins: Plugins = context.obj
     settings = read_settings(None, set_ or [], {})
-    config = plugins.variant(variant).config
-    chosen = read_space(space) if space else default_space(config())
     plan = Plan(
         variant=variant,
         data=data,
@@ -177,14 +191,20 @@ def search(
         better=plugins.pick("metric", metric, plugins.metrics).better,
         kimg=kimg,
         settings=settings,
-        space={name: choice for name, choice in chosen.items() if space or name not in settings},
+        space=read_space(space) if space else derived_space(variant, data, settings, plugins),
     )
     shared = Search(out, plan, plugins, storage)
     say(f"{variant} on {data}: {', '.join(plan.space)}; {kimg:g} kimg a trial, in {out}")
-    shared.run(trials, lambda trial: say(shared.told(trial)))
-    found = shared.conclude(seeds, say)
+    stopped = "trial"
+    try:
+        shared.run(trials, lambda trial: say(shared.told(trial)))
+        stopped = "repeat"
+        found = shared.conclude(seeds, say)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        say(f"stopped; the {stopped} is begun again by whoever goes on with this search")
+        raise typer.Exit(130) from stop
     if found is None:
-        say("another worker repeats the best, or no trial was completed")
+        say("another worker repeats the best settings, and writes best.yaml")
         return
     for what, (mean, sd) in found.summary().items():
         say(f"{what:8} settings, {seeds} other seeds: {metric} {mean:.4g} ± {sd:.2g}")
@@ -205,11 +225,13 @@ def compare(
     from .paired import compared
 
     with counting(console, "pairs", quiet=as_json) as progress:
-        chosen = [name.strip() for name in metrics.split(",")]
+        chosen = _listed(metrics)
         rows = compared(reference, images, chosen, border, progress)
     means = {name: sum(row[name] for row in rows.values()) / len(rows) for name in chosen}
     if as_json:
-        typer.echo(json.dumps({"border_px": border, "mean": means, "images": rows}, indent=2))
+        document = {"border_px": border, "mean": means, "images": rows}
+        # equal images have an infinite PSNR, which JSON has no number for
+        typer.echo(json.dumps(_finite(document), indent=2))
         return
     table = Table("image", *chosen)
     for name, row in [*rows.items(), (f"mean of {len(rows)}", means)]:
@@ -239,6 +261,21 @@ def fetch_data(name: Annotated[str, typer.Argument(help="See 'ganforge data list
     from .assets import fetch
 
     say(str(fetch(name)))
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas."""
+    names = [name.strip() for name in text.split(",")]
+    if found := [name for name in names if name]:
+        return found
+    raise typer.BadParameter("no metric is named: leave --metrics out for the usual ones")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what isn't a finite number."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def _print_scores(scores: Sequence[Score], plugins: Plugins) -> None:

@@ -13,13 +13,25 @@ from rich.console import Console
 
 from .errors import ConfigError
 
-__all__ = ["RunPath", "console", "errors", "read_settings", "say"]
+__all__ = ["RunPath", "check_writable", "console", "errors", "read_settings", "say"]
 
 console = get_console()
 errors = Console(stderr=True)
 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that can't be written, before hours of work, not after.
+
+    Raises:
+        ConfigError: its folder isn't there, or it is one itself.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent} is no folder to write {path.name} in")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file")
 
 
 def read_settings(file: Path | None, pairs: list[str], named: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DATASETS", "cache_dir", "decode"]
+__all__ = ["DATASETS", "cache_dir", "decode", "read_image"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -47,21 +47,33 @@ def cache_dir() -> Path:
 def decode(path: Path, side_px: int, channels: int) -> NDArray[np.uint8]:
     """One image as uint8 [channels, side_px, side_px].
 
+    Read as ``read_image`` does, cropped to the centred square, resized with Lanczos.
+
+    Raises:
+        DataError: the file isn't a readable image; the message names it.
+    """
+    flat = read_image(path).convert("L" if channels == 1 else "RGB")
+    fitted = ImageOps.fit(flat, (side_px, side_px), Image.Resampling.LANCZOS)
+    array = np.asarray(fitted, dtype=np.uint8)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as 8-bit grey or RGB.
+
     Turned as its EXIF tag says, 16-bit scaled to 8, CMYK and palettes brought to RGB,
-    transparency laid on white, cropped to the centred square, resized with Lanczos.
+    transparency laid on white.
 
     Raises:
         DataError: the file isn't a readable image; the message names it.
     """
     try:
         with Image.open(path, formats=FORMATS) as opened:
+            grey = opened.mode in GREY_MODES
             upright = ImageOps.exif_transpose(opened)
-            flat = _opaque(_eight_bit(upright)).convert("L" if channels == 1 else "RGB")
+            return _opaque(_eight_bit(upright)).convert("L" if grey else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {error}") from error
-    fitted = ImageOps.fit(flat, (side_px, side_px), Image.Resampling.LANCZOS)
-    array = np.asarray(fitted, dtype=np.uint8)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ import numpy as np
 from .card import LabelInput, Provenance, Score
 from .datasets import cache_dir
 from .errors import ConfigError
-from .latents import draw, seed_range
+from .latents import SEED_LIMIT, draw, seed_range
 from .metrics import Measured, Metric, Need, Seen
 from .sources import EPSILON, Source
 
@@ -117,7 +117,7 @@ def score(
         resize=extractor.resize,
         reference=f"{images.source.name} {images.source.fingerprint[:12]} n={len(images)}",
         samples=samples,
-        seed=seed,
+        seed=seed % SEED_LIMIT,
         truncation=source.truncation,
         ema=source.ema,
         graph=source.graph,
@@ -132,6 +132,13 @@ def score(
 def _measured(metric: Metric, real: Seen, fake: Seen, provenance: Provenance) -> Score:
     found = metric.compute(real, fake)
     value = found if isinstance(found, Measured) else Measured(found)
+    used = [
+        len(some)
+        for need, some in (("path", fake.path), ("pixels", fake.pixels))
+        if need in metric.needs and some is not None
+    ]
+    if used:
+        provenance = provenance.model_copy(update={"samples": used[0]})
     return Score(
         metric=metric.name,
         value=value.value,

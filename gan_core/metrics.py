@@ -163,14 +163,14 @@ def mode_score(real: Seen, fake: Seen) -> float:
     return float(np.exp(_kl(given, wanted).mean() - _kl(wanted, given.mean(0))))
 
 
-def precision(real: Seen, fake: Seen) -> float:
+def precision(real: Seen, fake: Seen) -> Measured:
     """Share of fakes in the 3-nearest-neighbour ball of some real (Kynkäänniemi et al. 2019)."""
-    return _precision_recall(real, fake)[0]
+    return Measured(_precision_recall(real, fake)[0], caveats=_few_neighbours(real, fake))
 
 
-def recall(real: Seen, fake: Seen) -> float:
+def recall(real: Seen, fake: Seen) -> Measured:
     """Share of reals in the 3-nearest-neighbour ball of some fake (Kynkäänniemi et al. 2019)."""
-    return _precision_recall(real, fake)[1]
+    return Measured(_precision_recall(real, fake)[1], caveats=_few_neighbours(real, fake))
 
 
 def neighbour_precision(real: Seen, fake: Seen) -> float:
@@ -319,6 +319,12 @@ def _few(*sides: NDArray[np.float64]) -> tuple[str, ...]:
     if fewest > dim:
         return ()
     return (f"{fewest} images for {dim} features: biased up; prefer kid",)
+
+
+def _few_neighbours(*sides: Seen) -> tuple[str, ...]:
+    """What is wrong with a ball of as many neighbours as there are others."""
+    fewest = min(len(side.features) for side in sides)
+    return () if fewest > NEIGHBOURS else (f"k = {fewest - 1}, not {NEIGHBOURS}: too few images",)
 
 
 def _collapsed(fake: NDArray[np.float64]) -> tuple[str, ...]:

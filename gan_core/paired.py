@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from .datasets import FORMATS, GREY_MODES, SUFFIXES
-from .errors import ConfigError, DataError
+from .datasets import SUFFIXES, read_image
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["PAIRED", "compared", "lpips", "luma", "measured", "psnr", "ssim"]
 
 Net = Literal["alex", "vgg", "squeeze"]
+WINDOW_PX = 11
+"""Side of SSIM's window."""
+FILES = {
+    "alex": "alexnet-owt-7be5be79.pth",
+    "vgg": "vgg16-397923af.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+"""What torchvision calls its weights of each."""
 
 
 def luma(pixels: NDArray[Any]) -> NDArray[np.float64]:
@@ -73,7 +80,7 @@ def lpips(reference: NDArray[np.uint8], image: NDArray[np.uint8], net: Net = "al
     except OSError as error:  # URLError is one
         raise ConfigError(
             f"lpips needs torchvision's {net} weights, which can't be downloaded: {error}; put "
-            f"the file into {torch.hub.get_dir()}/checkpoints"
+            f"{FILES[net]} into {torch.hub.get_dir()}/checkpoints"
         ) from error
     return found.item()
 
@@ -130,13 +137,17 @@ def measured(
     height, width, _ = reference.shape
     if min(height, width) <= 2 * border_px:
         raise ConfigError(f"nothing is left of {height}×{width} px without a border of {border_px}")
+    if min(height, width) - 2 * border_px < WINDOW_PX and any("ssim" in name for name in metrics):
+        raise ConfigError(f"ssim needs at least {WINDOW_PX} px a side, without the border")
     inner = slice(border_px, height - border_px), slice(border_px, width - border_px)
     return {name: PAIRED[name](reference[inner], image[inner]) for name in metrics}
 
 
 def _pairs(reference: Path, images: Path) -> list[tuple[Path, Path]]:
-    if not reference.is_dir() and not images.is_dir():
+    if reference.is_file() and images.is_file():
         return [(reference, images)]
+    if absent := [path for path in (reference, images) if not path.exists()]:
+        raise ConfigError(f"{absent[0]} isn't there")
     if not (reference.is_dir() and images.is_dir()):
         raise ConfigError(f"{reference} and {images}: give two files, or two folders")
     names = sorted(path.name for path in reference.iterdir() if path.suffix.lower() in SUFFIXES)
@@ -151,10 +162,5 @@ def _pairs(reference: Path, images: Path) -> list[tuple[Path, Path]]:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path, formats=FORMATS) as opened:
-            image = opened.convert("L" if opened.mode in GREY_MODES else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {error}") from error
-    pixels = np.asarray(image, np.uint8)
+    pixels = np.asarray(read_image(path), np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels

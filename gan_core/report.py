@@ -6,6 +6,7 @@ import base64
 import io
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -15,6 +16,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from .diagnosis import diagnose
+from .errors import ConfigError
 from .run import read_rows
 from .variant import is_points
 
@@ -45,7 +47,8 @@ def write_report(run: Run, path: Path | None = None) -> Path:
     rows = run.rows()
     scores = list(read_rows(run.scores))
     events = list(read_rows(run.path / "guard.jsonl"))
-    samples = spread(sorted(run.samples.glob("*.png")), MOST_SAMPLES)
+    grids = [path for path in sorted(run.samples.glob("[0-9]*.png")) if _is_whole(path)]
+    samples = spread(grids, MOST_SAMPLES)
     html = _template("report.html.j2").render(
         run=run,
         rows=rows,
@@ -154,10 +157,11 @@ def _figure(
     figure.update_layout(
         title=title,
         height=300,
-        margin={"l": 50, "r": 15, "t": 40, "b": 40},
+        margin={"l": 50, "r": 15, "t": 60, "b": 40},
         template="plotly_white",
         hovermode="x unified",
-        legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        showlegend=True,
     )
     figure.update_xaxes(title="kimg")
     figure.update_yaxes(type=scale)
@@ -165,11 +169,15 @@ def _figure(
 
 
 def averaged(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
-    """Mean over the last ``window`` values, of fewer at the start."""
-    sums = np.cumsum(np.concatenate([np.zeros(1), values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    averaged: np.ndarray[Any, Any] = (sums[ends] - sums[starts]) / (ends - starts)
+    """Mean of the finite ones of the last ``window`` values, of fewer at the start."""
+    padded = np.concatenate([np.full(window - 1, np.nan), values])
+    # window by window: a difference of sums would carry an explosion on for ever
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    finite = np.isfinite(windows)
+    sums = np.where(finite, windows, 0.0).sum(1)
+    averaged: np.ndarray[Any, Any] = np.where(
+        finite.any(1), sums / np.maximum(finite.sum(1), 1), np.nan
+    )
     return averaged
 
 
@@ -208,6 +216,17 @@ def _evolution(run: Run, samples: Sequence[Path]) -> str | None:
     return _embedded(buffer.getvalue())
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether it can be shown: a run may have been killed while it wrote."""
+    try:
+        float(path.stem)
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
 def _embedded(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
@@ -216,7 +235,11 @@ def _scored(run: Run) -> Sequence[Score]:
     """What ``ganforge evaluate`` measured of the exported graph."""
     from .workflow import read_card
 
-    return read_card(run.export).metrics if (run.export / "card.json").exists() else ()
+    if not (run.export / "card.json").exists():
+        return ()
+    with suppress(ConfigError):  # a damaged card is evaluate's business
+        return read_card(run.export).metrics
+    return ()
 
 
 def write_search_report(study: Study, plan: Plan, found: Found, path: Path) -> None:

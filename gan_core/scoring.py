@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from . import checkpoint
 from .card import ModelCard
 from .data import Images, open_data
-from .errors import ConfigError
+from .errors import ConfigError, ModelNotFound
 from .evaluation import Extractor, score
 from .export import ServedGenerator, write_card
 from .live import along_paths, of_network
@@ -51,7 +51,7 @@ def evaluate(
     """
     images, chosen, own = reference(source, plugins, data, extractor)
     names = dict.fromkeys(own if metrics is None else metrics)
-    if every := list(names) == ["all"]:
+    if every := "all" in names:
         names = dict.fromkeys(plugins.metrics)
     scores = score(
         source,
@@ -110,10 +110,17 @@ def open_source(
     path = Path(target)
     if (path / "config.yaml").exists():
         return run_source(open_run(path, plugins), plugins, truncation)
+    if path.suffix == ".onnx" and not path.is_file():
+        raise ConfigError(f"{path} isn't there")
     if path.suffix == ".onnx":
         source = of_graph(path, read_card(path.parent), truncation)
         return replace(source, directory=path.parent)
-    return plugins.model_source(target, version, url or "local:model_repository", truncation)
+    try:
+        return plugins.model_source(target, version, url or "local:model_repository", truncation)
+    except ModelNotFound as error:
+        where = url or "model_repository"
+        error.add_note(f"{target!r} is no run and no .onnx file either; looked for it in {where}")
+        raise
 
 
 def run_source(run: Run, plugins: Plugins, truncation: float | None = None) -> Source:
@@ -154,9 +161,10 @@ def _served(run: Run) -> ServedGenerator:
 
 
 def _current_export(run: Run, plugins: Plugins) -> ModelCard:
-    if not (run.export / "card.json").exists():
+    try:
+        card = read_card(run.export)
+    except ConfigError:  # there is none, or half a one
         return export_run(run, plugins)
-    card = read_card(run.export)
     if card.trained_kimg == float(run.latest_checkpoint().name):
         return card
     return export_run(run, plugins, card.model)

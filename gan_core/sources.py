@@ -44,8 +44,22 @@ class Source:
     along a path of latents; of what is still a network, not a graph."""
     truncation: float | None = None
     """Of all of them; None = as the model does by itself."""
+    version: int | None = None
+    """Of a published model."""
+    sha256: str = ""
+    """Of the graph; "" of a network that isn't exported."""
+    trained_kimg: float | None = None
     directory: Path | None = None
     """Where the card lies that scores are noted in, if there is one."""
+
+    def identity(self) -> dict[str, Any]:
+        """Which model it is, as far as that is known."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "sha256": self.sha256 or None,
+            "trained_kimg": self.trained_kimg,
+        }
 
 
 def of_graph(graph: Path, card: ModelCard, truncation: float | None = None) -> Source:
@@ -74,6 +88,7 @@ def of_card(
     card: ModelCard,
     images: Callable[[int, int], Iterator[NDArray[Any]]],
     truncation: float | None = None,
+    version: int | None = None,
 ) -> Source:
     """The images that somebody makes with the graph that a card describes.
 
@@ -94,4 +109,7 @@ def of_card(
         images=images,
         ema=card.ema,
         truncation=truncation,
+        version=version,
+        sha256=card.sha256,
+        trained_kimg=card.trained_kimg,
     )

@@ -11,6 +11,7 @@ import pytest
 from gan_core.audit import audit
 from gan_core.card import DataSource, LatentInput
 from gan_core.data import Images
+from gan_core.errors import ConfigError
 from gan_core.evaluation import Extractor
 from gan_core.sources import Source
 
@@ -54,6 +55,19 @@ def test_progress_counts_the_images_looked_through() -> None:
     done: list[tuple[int, int]] = []
     audit(source({}), IMAGES, EXTRACTOR, samples=30, progress=lambda *at: done.append(at))
     assert done == [(10, 30), (30, 30)]
+
+
+def test_seeds_go_on_at_0_after_the_largest() -> None:
+    _, seeds = audit(source({0: 3, 1: 4}), IMAGES, EXTRACTOR, samples=30, seed=2**64 - 1, show=2)
+    assert set(seeds) == {2**64 - 1, 0}
+
+
+def test_points_and_a_single_real_are_refused() -> None:
+    point = Images(np.zeros((5, 2, 1, 1), np.float32), DataSource(name="ring", fingerprint="r"))
+    one = Images(REALS[:1], DataSource(name="one", fingerprint="o"))
+    for images, message in ((point, "points have no picture"), (one, "one has one image")):
+        with pytest.raises(ConfigError, match=message):
+            audit(source({}), images, EXTRACTOR, samples=30)
 
 
 @pytest.mark.parametrize("side", [8, 32])

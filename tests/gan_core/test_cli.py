@@ -235,7 +235,10 @@ def test_exporting_and_evaluating_a_run_prints_json_alone(
         *["evaluate", uninterrupted, "--json", "--samples", "64", "--metrics", "fid, kid"],
         *["--extractor", "pixels"],
     )
-    assert [score["metric"] for score in json.loads(done.stdout)] == ["fid", "kid"]
+    document = json.loads(done.stdout)
+    assert [score["metric"] for score in document["scores"]] == ["fid", "kid"]
+    assert document["scored"]["name"] == str(uninterrupted)
+    assert len(document["scored"]["sha256"]) == 64
 
 
 PIXELS = ["--samples", "70", "--extractor", "pixels"]
@@ -263,7 +266,7 @@ def test_scores_are_written_to_a_file(invoke: Invoke, uninterrupted: Path, tmp_p
     out = tmp_path / "scores.json"
     code, output, _ = invoke("evaluate", uninterrupted, *PIXELS, "--out", out, "--json")
     document = json.loads(out.read_text())
-    assert (code, [score["metric"] for score in document]) == (0, ["fid", "kid"])
+    assert (code, [score["metric"] for score in document["scores"]]) == (0, ["fid", "kid"])
     assert document == json.loads(output)
 
 
@@ -271,9 +274,10 @@ def test_scores_are_written_to_a_file(invoke: Invoke, uninterrupted: Path, tmp_p
     ("arguments", "message"),
     [
         (["nothing", "--out", "/no/such/x.json"], "/no/such is no folder to write x.json in"),
+        (["nothing", "--out", "/"], "/ is a folder: name a file"),
         (["nothing", "--url", "ftp://x"], "'ftp://x' is not an address"),
         (["nothing", "--url", "local:/no/such"], "/no/such is not a model repository"),
-        (["/no/such/model.onnx"], "/no/such holds no exported generator"),
+        (["/no/such/model.onnx"], "/no/such/model.onnx isn't there"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(
@@ -281,6 +285,65 @@ def test_what_cannot_be_evaluated_is_one_line(
 ) -> None:
     code, _, errors = invoke("evaluate", *arguments)
     assert (code, errors.count("\n"), message in errors) == (1, 1, True), errors
+
+
+def test_scores_are_printed_even_if_their_file_cannot_be_written(
+    invoke: Invoke, uninterrupted: Path
+) -> None:
+    code, output, errors = invoke("evaluate", uninterrupted, *PIXELS, "--out", "/dev/full")
+    assert code == 1
+    assert "fid" in output
+    assert "No space left on device" in errors
+    assert errors.count("\n") == 1
+
+
+def test_all_may_be_named_beside_others(invoke: Invoke, uninterrupted: Path) -> None:
+    arguments = ["evaluate", uninterrupted, *PIXELS, "--metrics", "all, fid,", "--json"]
+    code, output, _ = invoke(*arguments)
+    assert code == 0
+    assert {"fid", "recall"} <= {score["metric"] for score in json.loads(output)["scores"]}
+
+
+def test_a_name_that_is_nothing_says_where_was_looked(invoke: Invoke, tmp_path: Path) -> None:
+    code, _, errors = invoke("evaluate", "runs/aa", "--url", f"local:{tmp_path}")
+    assert code == 1
+    assert "'runs/aa' is no run and no .onnx file either" in " ".join(errors.split())
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("no/x.png", "no is no folder to write x.png in"),
+        ("audit", "a picture's name ends in .png"),
+        ("x.xyz", "a picture's name ends in .png"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = invoke("audit", "nothing", "--out", out)
+    assert (code, message in " ".join(errors.split())) == (1, True), errors
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(
+    invoke: Invoke, uninterrupted: Path, tmp_path: Path
+) -> None:
+    for out in (tmp_path, tmp_path / "no" / "x.html"):
+        code, _, errors = invoke("report", uninterrupted, "--out", out)
+        assert (code, errors.count("\n")) == (1, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_images_are_valid_json(invoke: Invoke, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
+    a = tmp_path / "a.png"
+    _, output, _ = invoke("compare", a, a, "--json")
+    found = json.loads(output, parse_constant=pytest.fail)
+    assert (found["mean"]["psnr_y"], found["mean"]["psnr_rgb"]) == (None, None)
+    assert found["mean"]["ssim_y"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from gan_core import metrics
 from gan_core.errors import ConfigError
 from gan_core.metrics import (
     METRICS,
@@ -42,8 +43,6 @@ from gan_core.metrics import (
     neighbour_precision,
     neighbour_recall,
     path_length,
-    precision,
-    recall,
 )
 
 Array = NDArray[np.float64]
@@ -367,6 +366,14 @@ def copied(real: Seen, fake: Seen) -> float:
     return copied_fraction(real, fake).value
 
 
+def precision(real: Seen, fake: Seen) -> float:
+    return metrics.precision(real, fake).value
+
+
+def recall(real: Seen, fake: Seen) -> float:
+    return metrics.recall(real, fake).value
+
+
 def naive_copied(real: Array, fake: Array) -> float:
     nearer = []
     for f in fake:
@@ -543,6 +550,13 @@ def test_what_nobody_copied_is_as_near_as_chance() -> None:
     (caveat,) = found.caveats
     assert float(caveat.split()[0]) == pytest.approx(found.value, abs=0.05)
     assert "chance" in caveat
+
+
+@pytest.mark.parametrize("metric", [metrics.precision, metrics.recall])
+def test_balls_of_fewer_neighbours_are_told(metric: Callable[[Seen, Seen], Measured]) -> None:
+    real = seen(gaussian(50, 2, 0))
+    assert metric(real, seen(gaussian(4, 2, 1))).caveats == ()
+    assert metric(real, seen(gaussian(3, 2, 1))).caveats == ("k = 2, not 3: too few images",)
 
 
 def test_of_a_few_reals_there_is_no_chance_to_tell() -> None:

@@ -161,3 +161,40 @@ def test_an_error_names_the_pair(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a.png", noise(0)), save(tmp_path / "b.png", noise(0, side=16))
     with pytest.raises(ConfigError, match=r"a\.png and .*b\.png: images of 32×32×3 and 16×16×3"):
         compared(a, b, ["psnr_y"])
+
+
+def test_16_bits_and_8_bits_of_a_picture_are_nearly_the_same(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "eight.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    found = compared(tmp_path / "eight.png", tmp_path / "sixteen.png", ["psnr_rgb"])
+    assert found["eight.png"]["psnr_rgb"] == float("inf")
+
+
+def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "white.png")
+    found = compared(tmp_path / "white.png", tmp_path / "clear.png", ["psnr_rgb"])
+    assert found["white.png"]["psnr_rgb"] == float("inf")
+
+
+def test_a_photograph_is_turned_as_its_tag_says(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8))
+    picture.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 8  # it lies on its side: to be turned by 90° against the clock
+    picture.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "lying.png", exif=exif)
+    found = compared(tmp_path / "upright.png", tmp_path / "lying.png", ["psnr_rgb"])
+    assert found["upright.png"]["psnr_rgb"] == float("inf")
+
+
+def test_images_smaller_than_the_window_have_no_ssim() -> None:
+    small = np.zeros((10, 20, 1), np.uint8)
+    with pytest.raises(ConfigError, match="ssim needs at least 11 px a side"):
+        measured(small, small, ["ssim_y"])
+    assert measured(small, small, ["psnr_y"])["psnr_y"] == float("inf")
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing isn't there"):
+        compared(tmp_path, tmp_path / "nothing", ["psnr_y"])

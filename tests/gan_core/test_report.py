@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,6 +112,24 @@ def test_points_have_a_report_too(tmp_path: Path, plugins: Plugins) -> None:
 
 def test_a_moving_average_is_over_fewer_values_at_the_start() -> None:
     assert averaged(np.array([1.0, 2.0, 3.0, 4.0]), 2).tolist() == [1.0, 1.5, 2.5, 3.5]
+
+
+def test_a_moving_average_forgets_an_explosion() -> None:
+    found = averaged(np.array([1e20, 1, 1, np.nan, 1, 3, np.inf, np.nan]), 2)
+    np.testing.assert_array_equal(found, [1e20, 5e19, 1, 1, 1, 2, 3, np.nan])
+
+
+def test_samples_that_cannot_be_shown_are_left_out(run: Run, tmp_path: Path) -> None:
+    copy = replace(run, path=tmp_path / "copy")
+    shutil.copytree(run.path, copy.path)
+    whole = sorted(copy.samples.iterdir())
+    whole[0].write_bytes(whole[0].read_bytes()[:60])
+    shutil.copy(whole[1], copy.samples / "best.png")
+    shutil.copy(whole[1], copy.samples / "0-best.png")
+    (copy.path / "export").mkdir(exist_ok=True)
+    (copy.path / "export" / "card.json").write_text("{")
+    page = write_report(copy).read_text()
+    assert page.count("data:image/png") >= 1
 
 
 def test_of_many_grids_some_are_shown_evenly(tmp_path: Path) -> None:
