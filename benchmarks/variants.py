@@ -193,7 +193,7 @@ def trained(name: str, out: Path, cpu_s: float) -> dict[str, Any]:
         f"--set {key}={json.dumps(value)}" for key, value in SETTINGS[name](kimg).items()
     )
     ganforge(f"train {name} --data digits --run {run} --kimg {kimg} {settings}")
-    scores = json.loads(ganforge(f"evaluate {run} --json"))
+    scores = json.loads(ganforge(f"evaluate {run} --json"))["scores"]
     ganforge(f"publish {run} --model digits_{name} --repository {out / 'model_repository'}")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     batch = SETTINGS[name](kimg).get("batch_size", 64)
@@ -215,7 +215,7 @@ def trained(name: str, out: Path, cpu_s: float) -> dict[str, Any]:
 @contextmanager
 def served(repository: Path) -> Iterator[str]:
     """The gateway's URL while the block runs."""
-    command = f"serve --repository {repository} --http-port 0"
+    command = f"serve --repository {repository} --http-port 0 --grpc-port -1"
     program = str(Path(sys.executable).with_name("ganforge"))
     with subprocess.Popen(
         [program, *shlex.split(command)], stdout=subprocess.PIPE, text=True
