@@ -102,7 +102,7 @@ def choose_engine() -> tuple[str, str]:
 @contextmanager
 def served(engine: str) -> Iterator[str]:
     """The gateway's URL, for as long as the block runs."""
-    command = f"serve --repository {REPOSITORY} --engine {engine} --http-port 0"
+    command = f"serve --repository {REPOSITORY} --engine {engine} --http-port 0 --grpc-port -1"
     print(f"\n$ ganforge {command}", flush=True)
     with subprocess.Popen(
         [ganforge(), *shlex.split(command)], stdout=subprocess.PIPE, text=True

@@ -15,11 +15,16 @@
     └── ServiceError                  a request failed; the rows below are the wire's one table
         ├── BadRequest                400  INVALID_ARGUMENT    the body can't be parsed
         ├── InvalidRequest            422  INVALID_ARGUMENT    a field is missing or out of range
+        ├── Unauthenticated           401  UNAUTHENTICATED     no key, or one that isn't known
+        ├── PermissionDenied          403  PERMISSION_DENIED   the key isn't for that model or route
         ├── ModelNotFound             404  NOT_FOUND           no such model or version
+        ├── JobNotFound               404  NOT_FOUND           no such job, or not any more
         ├── RouteNotFound             404  UNIMPLEMENTED       no such route
         ├── MethodNotAllowed          405  UNIMPLEMENTED       the route doesn't take that method
         ├── NotAcceptable             406  INVALID_ARGUMENT    the answer can't have that media type
+        ├── IdempotencyConflict       409  ALREADY_EXISTS      its key was used for another request
         ├── PayloadTooLarge           413  RESOURCE_EXHAUSTED  the body is larger than the limit
+        ├── RateLimited               429  RESOURCE_EXHAUSTED  the key's rate is used up; try later
         ├── QueueFull                 429  RESOURCE_EXHAUSTED  too many requests wait; try later
         ├── InternalError             500  INTERNAL            a defect of the server or the model
         ├── NotSupported              501  UNIMPLEMENTED       the model has no such capability
@@ -45,21 +50,26 @@ __all__ = [
     "DeadlineExceeded",
     "ExportError",
     "GanforgeError",
+    "IdempotencyConflict",
     "InternalError",
     "InvalidRequest",
+    "JobNotFound",
     "MethodNotAllowed",
     "ModelNotFound",
     "NotAcceptable",
     "NotSupported",
     "PayloadTooLarge",
+    "PermissionDenied",
     "PluginError",
     "PublishError",
     "QueueFull",
+    "RateLimited",
     "RouteNotFound",
     "ServiceError",
     "TrainingDiverged",
     "TrainingUnhealthy",
     "TritonError",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -165,11 +175,32 @@ class InvalidRequest(ServiceError):
     kind, title = "invalid_request_error", "Invalid request"
 
 
+class Unauthenticated(ServiceError):
+    """The request has no API key, or one that the server doesn't know."""
+
+    code, status, grpc = "unauthenticated", 401, "UNAUTHENTICATED"
+    kind, title = "authentication_error", "Not authenticated"
+
+
+class PermissionDenied(ServiceError):
+    """The API key is known, and isn't for that model or that route."""
+
+    code, status, grpc = "permission_denied", 403, "PERMISSION_DENIED"
+    kind, title = "permission_error", "Permission denied"
+
+
 class ModelNotFound(ServiceError):
     """No model or version of that name is published."""
 
     code, status, grpc = "model_not_found", 404, "NOT_FOUND"
     kind, title = "invalid_request_error", "Model not found"
+
+
+class JobNotFound(ServiceError):
+    """The caller has no such job: it never had, cancelled it, or sent it over 24 hours ago."""
+
+    code, status, grpc = "job_not_found", 404, "NOT_FOUND"
+    kind, title = "invalid_request_error", "Job not found"
 
 
 class RouteNotFound(ServiceError):
@@ -193,11 +224,25 @@ class NotAcceptable(ServiceError):
     kind, title = "invalid_request_error", "Not acceptable"
 
 
+class IdempotencyConflict(ServiceError):
+    """The idempotency key was used for another request; a retry can't help."""
+
+    code, status, grpc = "idempotency_conflict", 409, "ALREADY_EXISTS"
+    kind, title = "invalid_request_error", "Idempotency conflict"
+
+
 class PayloadTooLarge(ServiceError):
     """The request's body is larger than the server reads."""
 
     code, status, grpc = "payload_too_large", 413, "RESOURCE_EXHAUSTED"
     kind, title = "invalid_request_error", "Payload too large"
+
+
+class RateLimited(ServiceError):
+    """The API key has used up its rate, or has as many requests in flight as it may."""
+
+    code, status, grpc = "rate_limited", 429, "RESOURCE_EXHAUSTED"
+    kind, title, retryable = "rate_limit_error", "Rate limited", True
 
 
 class QueueFull(ServiceError):

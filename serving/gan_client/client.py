@@ -38,9 +38,11 @@ class AsyncClient:
     """Talks to models, whoever runs them; for ``async`` code.
 
     Args:
-        url: ``http://host:port`` of a gateway, ``triton://host:port`` of a Triton's gRPC
-            endpoint, or ``local:PATH`` of a repository to serve in this process. All give the
-            same pixels for the same seed.
+        url: ``http://host:port`` or ``grpc://host:port`` of a gateway (``https``, ``grpcs`` with
+            TLS), ``triton://host:port`` of a Triton's gRPC endpoint, or ``local:PATH`` of a
+            repository to serve in this process. All give the same pixels for the same seed.
+        key: API key for a gateway that asks for one; the environment's ``GANFORGE_API_KEY`` by
+            default.
         timeout_s: for a call with all its retries, unless the call says otherwise.
         max_retries: after an overloaded, unavailable or unreachable server.
         http: an httpx client of your own, with its ``base_url``.
@@ -53,11 +55,12 @@ class AsyncClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         timeout_s: float = 60.0,
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._transport = open_transport(url, http)
+        self._transport = open_transport(url, http, key or os.environ.get("GANFORGE_API_KEY"))
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self.images = AsyncImages(self)
@@ -158,13 +161,13 @@ class AsyncModels:
         """The newest card of every model."""
         return await self._client.call(lambda transport, _: transport.models())
 
-    async def retrieve(self, model: str) -> ModelCard:
-        """The newest card of one model.
+    async def retrieve(self, model: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default.
 
         Raises:
             ModelNotFound: it isn't published.
         """
-        return await self._client.call(lambda transport, _: transport.model(model))
+        return await self._client.call(lambda transport, _: transport.model(model, version))
 
 
 class Client:
@@ -177,6 +180,7 @@ class Client:
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         timeout_s: float = 60.0,
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
@@ -184,7 +188,7 @@ class Client:
         self._runner = _Runner()
         try:
             self._client = self._runner.call(
-                _made(url, timeout_s=timeout_s, max_retries=max_retries, http=http)
+                _made(url, key=key, timeout_s=timeout_s, max_retries=max_retries, http=http)
             )
         except BaseException:
             self._runner.close()
@@ -250,9 +254,9 @@ class Models:
         """The newest card of every model."""
         return self._runner.call(self._models.list())
 
-    def retrieve(self, model: str) -> ModelCard:
+    def retrieve(self, model: str, version: int | None = None) -> ModelCard:
         """As ``AsyncModels.retrieve``."""
-        return self._runner.call(self._models.retrieve(model))
+        return self._runner.call(self._models.retrieve(model, version))
 
 
 class _Runner:

@@ -1,4 +1,4 @@
-"""How a client reaches a model: over HTTP, on Triton directly, or in this process."""
+"""How a client reaches a model: over HTTP or gRPC, on Triton directly, or in this process."""
 
 from __future__ import annotations
 
@@ -49,23 +49,32 @@ class Transport(Protocol):
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
 
-    async def model(self, name: str) -> ModelCard:
-        """The newest card of one model."""
+    async def model(self, name: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default."""
 
     async def close(self) -> None:
         """Let go of connections and threads."""
 
 
-def open_transport(url: str, http: httpx.AsyncClient | None = None) -> Transport:
-    """A transport for http://, https://, triton://host:port or local:PATH.
+def open_transport(
+    url: str, http: httpx.AsyncClient | None = None, key: str | None = None
+) -> Transport:
+    """A transport for http(s)://, grpc(s)://, triton://host:port or local:PATH.
 
     Raises:
-        ConfigError: another kind of URL.
+        ConfigError: another kind of URL, or a key that can't be sent.
         Unavailable: local: without onnxruntime, or without such a folder.
     """
     scheme, _, rest = url.partition(":")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError("the API key has characters that no key has: was it cut or quoted?")
     if scheme in ("http", "https"):
-        return HttpTransport(http or _http_client(url))
+        return HttpTransport(http or _http_client(url), key)
+    if scheme in ("grpc", "grpcs") and ":" in rest:
+        from .grpc_transport import GrpcTransport
+
+        address = rest.removeprefix("//").rstrip("/")
+        return GrpcTransport(address, key=key, tls=scheme == "grpcs")
     if scheme == "triton" and ":" in rest:
         from gan_serving.triton_engine import TritonEngine, check_address
 
@@ -76,7 +85,10 @@ def open_transport(url: str, http: httpx.AsyncClient | None = None) -> Transport
         from gan_serving.ort_engine import OrtEngine
 
         return ServiceTransport(OrtEngine(Path(rest)))
-    raise ConfigError(f"{url!r} is not an address: use http://…, triton://host:port or local:PATH")
+    raise ConfigError(
+        f"{url!r} is not an address: use http://…, grpc://host:port, triton://host:port or "
+        "local:PATH"
+    )
 
 
 def _http_client(url: str) -> httpx.AsyncClient:
@@ -111,9 +123,11 @@ class ServiceTransport:
         """The newest card of every model."""
         return [published.card for published in await self._service.models()]
 
-    async def model(self, name: str) -> ModelCard:
-        """The newest card of one model."""
-        return (await self._service.engine.published(name)).card
+    async def model(self, name: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default."""
+        from gan_serving.service import card_of
+
+        return card_of(await self._service.engine.published(name), version)
 
     async def close(self) -> None:
         """Close the engine."""
@@ -123,8 +137,9 @@ class ServiceTransport:
 class HttpTransport:
     """The gateway over HTTP."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, key: str | None = None) -> None:
         self._http = http
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
         """Images for a request."""
@@ -151,9 +166,10 @@ class HttpTransport:
         except (KeyError, TypeError, ValidationError) as error:
             raise _not_ours(self._http.base_url, error) from error
 
-    async def model(self, name: str) -> ModelCard:
-        """The newest card of one model."""
-        answer = await self._call("GET", f"/v1/models/{quote(name, safe='')}", 30.0)
+    async def model(self, name: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default."""
+        asked = "" if version is None else f"?version={version}"
+        answer = await self._call("GET", f"/v1/models/{quote(name, safe='')}{asked}", 30.0)
         try:
             return ModelCard.model_validate(answer["card"])
         except (KeyError, TypeError, ValidationError) as error:
@@ -167,7 +183,14 @@ class HttpTransport:
         self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None
     ) -> Any:
         try:
-            response = await self._http.request(method, path, json=body, timeout=timeout_s)
+            response = await self._http.request(
+                method,
+                path,
+                json=body,
+                timeout=timeout_s,
+                # the server needn't go on for longer than anybody waits
+                headers={**self._headers, "X-Timeout-S": f"{timeout_s:.3f}"},
+            )
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

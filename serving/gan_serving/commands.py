@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,15 +19,22 @@ from gan_core.errors import ConfigError, ConnectionFailed
 
 if TYPE_CHECKING:
     from gan_client import Client
+    from gan_core.card import ModelCard
+
+    from .server import Tls
 
 __all__ = ["add_commands"]
 
 console = Console()
 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
+SHOWN = 4
+"""Scores of a model in the list."""
 DEFAULT_URL = "http://127.0.0.1:8080"
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
-Url = Annotated[str, typer.Option(help="http://…, triton://host:port or local:PATH.")]
+Url = Annotated[
+    str, typer.Option(help="http://…, grpc://host:port, triton://host:port or local:PATH.")
+]
 
 
 class EngineName(StrEnum):
@@ -38,8 +44,25 @@ class EngineName(StrEnum):
     ORT = "ort"
 
 
+class LogStyle(StrEnum):
+    """What a line of the log looks like."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """What is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add them."""
+    from .key_commands import app as keys
     from .triton_commands import app as triton
 
     for command, example in (
@@ -49,6 +72,7 @@ def add_commands(app: typer.Typer) -> None:
         (models, "ganforge models --json"),
     ):
         app.command(epilog=f"Example: {example}")(command)
+    app.add_typer(keys)
     app.add_typer(triton)
 
 
@@ -119,17 +143,54 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 8080,
+    grpc_port: Annotated[
+        int, typer.Option(min=-1, max=65535, help="0 = any free one, -1 = no gRPC.")
+    ] = 8081,
+    admin_port: Annotated[
+        int, typer.Option(min=-1, max=65535, help="For metrics; 0 = any free one, -1 = none.")
+    ] = -1,
+    admin_host: Annotated[str, typer.Option(help="Address of the admin port.")] = "127.0.0.1",
+    keys: Annotated[
+        Path | None, typer.Option(help="File of 'ganforge keys'; without, anybody may ask.")
+    ] = None,
+    quota_storage: Annotated[
+        str, typer.Option(metavar="URI", help="Where rates are counted; redis://… to share them.")
+    ] = "memory://",
+    jobs: Annotated[
+        Path | None, typer.Option(help="SQLite file of jobs, to outlive a restart.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, of both ports.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its PEM key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM of who signs clients' certificates (mTLS).")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")
+    ] = False,
     max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
+    ] = 512,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest a request may take.")] = 30.0,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="After SIGTERM: probes say no this long, then it stops.")
+    ] = 0.0,
+    log_format: Annotated[LogStyle, typer.Option(help="One JSON object per line, or text.")] = (
+        LogStyle.TEXT
+    ),
+    log_level: Annotated[LogLevel, typer.Option(help="'info' logs every request.")] = (
+        LogLevel.WARNING
+    ),
 ) -> None:
-    """Serve a repository over HTTP, until Ctrl-C or SIGTERM."""
+    """Serve a repository over HTTP and gRPC, until Ctrl-C or SIGTERM."""
     import asyncio
 
-    from .server import Options, is_loopback
+    from .logs import set_up_logs
+    from .server import Listening, Options, is_loopback
     from .server import serve as run_server
     from .triton_engine import check_address
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    set_up_logs(log_format.value, log_level.value)
     chosen = engine or (EngineName.TRITON if triton or _has_triton() else EngineName.ORT)
     if triton and chosen is EngineName.ORT:
         raise ConfigError("--triton goes with --engine triton")
@@ -141,14 +202,40 @@ def serve(
         triton=triton,
         host=host,
         http_port=http_port,
+        grpc_port=None if grpc_port < 0 else grpc_port,
+        admin_port=None if admin_port < 0 else admin_port,
+        admin_host=admin_host,
+        keys=keys,
+        quota_storage=quota_storage,
+        jobs=jobs,
+        tls=_tls(tls_cert, tls_key, tls_client_ca),
+        drain_s=drain_s,
+        max_waiting=max_waiting,
         max_n=max_n,
         timeout_s=timeout_s,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' faults
-    if not is_loopback(host):
-        say(f"warning: whoever reaches {host} can use this server; it has no authentication yet")
+    if not is_loopback(host) and keys is None and not insecure:
+        raise ConfigError(
+            f"whoever reaches {host} could use this server: name a file of API keys with --keys "
+            "('ganforge keys new NAME' makes one), or say --insecure"
+        )
     note = "" if engine or triton or chosen is EngineName.TRITON else f" ({_why_no_triton()})"
-    asyncio.run(run_server(options, lambda url: say(f"{url}  engine {chosen.value}{note}")))
+
+    def started(at: Listening) -> None:
+        admin = at.admin and f"admin {at.admin}"
+        say("  ".join(filter(None, (at.http, at.grpc, admin, f"engine {chosen.value}{note}"))))
+
+    asyncio.run(run_server(options, started))
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    from .server import Tls
+
+    if certificate and key:
+        return Tls(certificate=certificate, key=key, client_ca=client_ca)
+    if certificate or key or client_ca:
+        raise ConfigError("TLS needs both --tls-cert and --tls-key")
+    return None
 
 
 def _has_triton() -> bool:
@@ -217,12 +304,21 @@ def models(
             ", ".join(item.role for item in card.inputs),
             f"{output.width}×{output.height}×{output.channels}",
             f"{card.trained_kimg:g}",
-            "\n".join(
-                f"{score.metric} {score.value:.4g} ({score.provenance.extractor.split()[0]})"
-                for score in {score.metric: score for score in card.metrics}.values()
-            ),
+            _headline(card),
         )
     console.print(table)
+
+
+def _headline(card: ModelCard) -> str:
+    """A model's first scores: of what it makes by itself, from the most images."""
+    untruncated = [score for score in card.metrics if score.provenance.truncation is None]
+    best = {
+        score.metric: score for score in sorted(untruncated, key=lambda s: s.provenance.samples)
+    }
+    shown = [f"{name} {score.value:.4g}" for name, score in best.items()]
+    more = [f"and {len(shown) - SHOWN}: --json"] if len(shown) > SHOWN else []
+    extractors = {score.provenance.extractor.split()[0] for score in best.values()}
+    return "\n".join([*shown[:SHOWN], *more, *(f"({name})" for name in sorted(extractors))])
 
 
 @contextmanager

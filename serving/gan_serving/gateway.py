@@ -3,88 +3,161 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import logging
-import re
-import time
-import uuid
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Query, Request, Response
+from pydantic.json_schema import models_json_schema
 
-from gan_core.errors import (
-    BadRequest,
-    InternalError,
-    MethodNotAllowed,
-    NotAcceptable,
-    PayloadTooLarge,
-    RouteNotFound,
-    ServiceError,
-)
+from gan_core.errors import ServiceError
 
-from .encode import png
+from .gatekeeper import Gatekeeper
+from .http_images import answer, read_request
+from .http_jobs import accepted, info, result, seed_of, wants_job
+from .http_layers import BodyLimit, Observed, RequestId, unless_gone
+from .http_problems import HANDLERS
 from .schema import (
     PROBLEM_TYPE,
     GenerationRequest,
     GenerationResponse,
-    ImageData,
+    JobInfo,
     ModelInfo,
     ModelList,
-    Usage,
-    explained,
-    problem,
+    Problem,
 )
+from .service import card_of
+from .telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
+    from .http_jobs import JobRunner
+    from .jobs import JobStore
+    from .keys import Caller
     from .readiness import Readiness
     from .repository import Published
-    from .service import Generation, ImageService
+    from .service import ImageService
 
-__all__ = ["MAX_BODY_BYTES", "create_app"]
-
-log = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 1 << 20
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+__all__ = ["create_app", "readiness_response"]
 
 
-def create_app(service: ImageService, readiness: Readiness) -> FastAPI:
+def create_app(
+    service: ImageService,
+    readiness: Readiness,
+    gatekeeper: Gatekeeper,
+    telemetry: Telemetry | None = None,
+    runner: JobRunner | None = None,
+) -> FastAPI:
     """The gateway's ASGI application.
 
     Args:
         service: generates the images.
         readiness: answers ``/readyz``.
+        gatekeeper: says who may ask for what.
+        telemetry: counts and times what goes on.
+        runner: runs requests whose answers are fetched later; None answers them at once.
     """
+    watched = telemetry or Telemetry(service)
     app = FastAPI(title="ganforge", summary="Images from GANs.", openapi_url="/openapi.json")
-    app.add_middleware(_BodyLimit)
-    app.add_middleware(_RequestId)
-    for kind, handler in _HANDLERS.items():
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Observed, telemetry=watched)
+    app.add_middleware(RequestId)
+    for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    app.openapi = lambda: _documented(app)  # type: ignore[method-assign]  # as FastAPI's docs do
 
-    @app.get("/v1/models")
-    async def list_models() -> ModelList:
-        """Every model, with what it takes and gives."""
-        return ModelList(data=[_info(one) for one in await service.models()])
+    async def caller_of(request: Request) -> Caller:
+        caller = await gatekeeper.caller(request.headers.get("authorization"))
+        request.scope["ganforge.caller"] = caller.name
+        return caller
 
-    @app.get("/v1/models/{model}")
-    async def retrieve_model(model: str) -> ModelInfo:
-        """One model."""
-        return _info(await service.engine.published(model))
+    _add_models(app, service, caller_of)
+    _add_images(app, service, gatekeeper, watched, runner, caller_of)
+    if runner is not None:
+        _add_jobs(app, runner.store, caller_of)
+    _add_probes(app, readiness)
+    return app
 
-    @app.post("/v1/images/generations", response_model=GenerationResponse)
-    async def generate(body: GenerationRequest, request: Request) -> Response:
-        """Generate images: JSON, or the PNG itself for ``Accept: image/png`` and one image."""
-        as_bytes = _wants_png(request, body)
-        generation = await service.generate(body)
-        files = await asyncio.to_thread(lambda: [png(image) for image in generation.images])
-        return _image(generation, files[0]) if as_bytes else _json(generation, files)
 
+CallerOf = Callable[[Request], Awaitable["Caller"]]
+
+
+def _add_models(app: FastAPI, service: ImageService, caller_of: CallerOf) -> None:
+    @app.get("/v1/models", responses=PROBLEMS)
+    async def list_models(request: Request) -> ModelList:
+        """Every model that the key is for, with what it takes and gives."""
+        caller = await caller_of(request)
+        found = [one for one in await service.models() if caller.may_use(one.name)]
+        return ModelList(data=[_info(one) for one in found])
+
+    @app.get("/v1/models/{model}", responses=PROBLEMS)
+    async def retrieve_model(
+        model: str, request: Request, version: Annotated[int | None, Query(ge=1)] = None
+    ) -> ModelInfo:
+        """One model, with the card of a version; the newest by default."""
+        Gatekeeper.check_model(await caller_of(request), model)
+        return _info(await service.engine.published(model), version)
+
+
+def _add_images(
+    app: FastAPI,
+    service: ImageService,
+    gatekeeper: Gatekeeper,
+    telemetry: Telemetry,
+    runner: JobRunner | None,
+    caller_of: CallerOf,
+) -> None:
+    @app.post(
+        "/v1/images/generations",
+        response_model=GenerationResponse,
+        responses={**IMAGES, **PROBLEMS},
+        openapi_extra=BODY,
+    )
+    async def generate(request: Request) -> Response:
+        """Generate images: JSON, the file itself for ``Accept: image/*``, or events.
+
+        With ``Prefer: respond-async`` a job, to be asked for at ``Location``. With the same
+        ``Idempotency-Key`` the same job, or without a seed the same images.
+        """
+        caller = await caller_of(request)
+        body = await read_request(request)
+        request.scope["ganforge.model"] = body.model
+        gatekeeper.check_model(caller, body.model)
+        admitted = gatekeeper.admitted(caller, service.count(body))
+        key = request.headers.get("idempotency-key")
+        if runner is not None and wants_job(request):
+            async with admitted:
+                return accepted(await runner.take_in(body, caller.name, key))
+        if key is not None and body.seed is None and body.latents is None:
+            body.seed = seed_of(key, caller.name)
+        work = answer(service, request, body, caller.name, admitted, telemetry.encoded)
+        return await unless_gone(request, work)
+
+
+def _add_jobs(app: FastAPI, store: JobStore, caller_of: CallerOf) -> None:
+    @app.get("/v1/jobs/{job}", responses=PROBLEMS)
+    async def retrieve_job(job: str, request: Request) -> JobInfo:
+        """How far a job is."""
+        caller = await caller_of(request)
+        return info(await asyncio.to_thread(store.get, job, caller.name))
+
+    @app.get(
+        "/v1/jobs/{job}/result",
+        response_model=GenerationResponse,
+        responses={202: {"model": JobInfo, "description": "Not yet"}, **PROBLEMS},
+    )
+    async def job_result(job: str, request: Request) -> Response:
+        """A job's answer, as the request itself would have had it."""
+        caller = await caller_of(request)
+        return await asyncio.to_thread(result, store, job, caller.name)
+
+    @app.delete("/v1/jobs/{job}", responses=PROBLEMS)
+    async def cancel_job(job: str, request: Request) -> JobInfo:
+        """End a job; one that has ended stays as it is."""
+        caller = await caller_of(request)
+        return info(await asyncio.to_thread(store.cancel, job, caller.name))
+
+
+def _add_probes(app: FastAPI, readiness: Readiness) -> None:
     @app.get("/livez")
     async def livez() -> dict[str, str]:
         """The process answers."""
@@ -93,13 +166,52 @@ def create_app(service: ImageService, readiness: Readiness) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         """Every model answers a real inference; 503 while one doesn't, or there is none."""
-        return await _readiness(readiness)
-
-    return app
+        return await readiness_response(readiness)
 
 
-def _info(published: Published) -> ModelInfo:
-    card = published.card
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem (RFC 9457)",
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The images; a file for `Accept: image/*` and n = 1; events for `stream`",
+        "content": {
+            **{
+                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("png", "jpeg", "webp")
+            },
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/GenerationRequest"}}
+        },
+    }
+}
+
+
+def _documented(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, and the schemas of what is read and written without its help."""
+    if not app.openapi_schema:
+        document = FastAPI.openapi(app)
+        _, schemas = models_json_schema(
+            [(GenerationRequest, "validation"), (Problem, "serialization")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document["components"]["schemas"].update(schemas["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _info(published: Published, version: int | None = None) -> ModelInfo:
+    card = card_of(published, version)
     return ModelInfo(
         id=published.name,
         created=int(card.created.timestamp()),
@@ -108,43 +220,8 @@ def _info(published: Published) -> ModelInfo:
     )
 
 
-def _wants_png(request: Request, body: GenerationRequest) -> bool:
-    accepted = request.headers.get("accept", "*/*").lower()
-    image = "image/png" in accepted or "image/*" in accepted
-    json_too = any(kind in accepted for kind in ("application/json", "application/*", "*/*"))
-    if not image and not json_too:
-        raise NotAcceptable(f"Accept {accepted!r}: application/json or image/png can be given")
-    latents = body.latents if isinstance(body.latents, list) else None
-    single = (body.n or len(body.labels or latents or "1")) == 1
-    if image and not single and not json_too:
-        raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
-    return image and single and "application/json" not in accepted
-
-
-def _json(generation: Generation, files: list[bytes]) -> Response:
-    _, height, width, _ = generation.images.shape
-    answer = GenerationResponse(
-        created=int(time.time()),
-        data=[
-            ImageData(b64_json=base64.b64encode(file).decode(), seed=seed)
-            for file, seed in zip(files, generation.seeds, strict=True)
-        ],
-        model=generation.model,
-        version=generation.version,
-        size=f"{width}x{height}",
-        usage=Usage(images=len(files), compute_ms=round(generation.compute_ms, 3)),
-    )
-    return Response(answer.model_dump_json(), media_type="application/json")
-
-
-def _image(generation: Generation, file: bytes) -> Response:
-    headers = {"X-Model": generation.model, "X-Model-Version": str(generation.version)}
-    if generation.seeds[0] is not None:
-        headers["X-Seed"] = str(generation.seeds[0])
-    return Response(file, media_type="image/png", headers=headers)
-
-
-async def _readiness(readiness: Readiness) -> Response:
+async def readiness_response(readiness: Readiness) -> Response:
+    """Which models answer: 200 if all do, 503 if one doesn't or there is none."""
     try:
         problems = await readiness.check()
     except ServiceError as error:
@@ -157,115 +234,3 @@ async def _readiness(readiness: Readiness) -> Response:
         body["detail"] = "no model is published"
     headers = {} if ready else {"Retry-After": "1"}
     return Response(json.dumps(body), 200 if ready else 503, headers, media_type="application/json")
-
-
-def _problem(request: Request, error: ServiceError) -> Response:
-    request_id = request.scope.get("ganforge.request_id", "")
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    body = json.dumps(problem(error, request_id))  # ASCII: a lone surrogate must not break it
-    return Response(body, error.status, headers, media_type=PROBLEM_TYPE)
-
-
-async def _on_service_error(request: Request, error: Any) -> Response:
-    if isinstance(error, InternalError):
-        log.error("request %s: %s", request.scope.get("ganforge.request_id"), error)
-        return _problem(request, InternalError("the server failed; its log has the details"))
-    return _problem(request, error)
-
-
-async def _on_invalid(request: Request, error: Any) -> Response:
-    findings = error.errors()
-    broken = next((item for item in findings if item["type"] == "json_invalid"), None)
-    if broken:
-        return _problem(request, BadRequest(f"the body is not JSON: {broken['ctx']['error']}"))
-    if "json" not in request.headers.get("content-type", ""):
-        return _problem(request, BadRequest("send JSON, and Content-Type: application/json"))
-    return _problem(request, explained(findings))
-
-
-async def _on_http(request: Request, error: Any) -> Response:
-    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
-        return _problem(request, error.__cause__)
-    route = f"{request.method} {request.url.path}"
-    known: dict[int, ServiceError] = {
-        404: RouteNotFound(f"no route {route}; see /docs"),
-        405: MethodNotAllowed(f"{route} is not allowed; see /docs"),
-    }
-    return _problem(request, known.get(error.status_code) or BadRequest(str(error.detail)))
-
-
-async def _on_defect(request: Request, error: Exception) -> Response:
-    log.error("request %s", request.scope.get("ganforge.request_id"), exc_info=error)
-    response = _problem(request, InternalError("the server failed; its log has the details"))
-    # Starlette answers a defect outside of every middleware, so outside of _RequestId too
-    response.headers["X-Request-Id"] = request.scope.get("ganforge.request_id", "")
-    return response
-
-
-_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-    ServiceError: _on_service_error,
-    RequestValidationError: _on_invalid,
-    HTTPException: _on_http,
-    Exception: _on_defect,
-}
-
-
-class _RequestId:
-    """Gives every request an id (the caller's, where it sent a sane one) and returns it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["ganforge.request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                header = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message.get("headers", []), header]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
-
-
-class _BodyLimit:
-    """Refuses a body of more than MAX_BODY_BYTES: by its header, or while it comes in."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
-            return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise PayloadTooLarge(_too_large())
-            return message
-
-        await self._app(scope, limited, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = _problem(Request(scope), PayloadTooLarge(_too_large()))
-        response.headers["Connection"] = "close"  # the rest of the body isn't read
-        await response(scope, receive, send)
-
-
-def _too_large() -> str:
-    return f"the body is larger than {MAX_BODY_BYTES:,} bytes"

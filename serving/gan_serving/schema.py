@@ -19,12 +19,16 @@ from gan_core.card import ModelCard
 from gan_core.errors import InvalidRequest, ServiceError
 from gan_core.latents import SEED_LIMIT
 
+from .encode import Format
+
 __all__ = [
     "GenerationRequest",
     "GenerationResponse",
     "ImageData",
+    "JobInfo",
     "ModelInfo",
     "ModelList",
+    "Problem",
     "Usage",
     "explained",
     "parsed",
@@ -72,8 +76,14 @@ class GenerationRequest(_Body):
     """z itself, n × dim numbers, or base64 of little-endian float32; a seed is ignored then."""
     size: StrictStr = Field(default="auto", max_length=16)
     """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""
-    output_format: Literal["png"] = "png"
+    output_format: Format = "png"
+    """Of the files: PNG is lossless, and so is WebP at full quality."""
+    output_compression: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
+    """Quality of JPEG and WebP in percent; 100 by default."""
     response_format: Literal["b64_json"] = "b64_json"
+    """Files come in the answer, or as such with ``Accept: image/*``; there are no URLs."""
+    stream: bool = False
+    """Server-sent events, one per image as soon as it is there."""
     prompt: Annotated[StrictStr, AfterValidator(_no_prompt)] | None = None
     """For OpenAI's clients, which insist on one: empty, as no model here takes text."""
     quality: Literal["auto", "standard"] | None = None
@@ -86,7 +96,7 @@ class ImageData(_Answer):
     """One image."""
 
     b64_json: str
-    """PNG, base64."""
+    """The file, base64."""
     seed: int | None
     """Makes this image again, with n = 1 and the same label and truncation; None where the
     request gave latents."""
@@ -108,7 +118,7 @@ class GenerationResponse(_Answer):
     data: list[ImageData]
     model: str
     version: int
-    output_format: Literal["png"] = "png"
+    output_format: Format = "png"
     size: str
     """``WIDTHxHEIGHT``."""
     usage: Usage
@@ -133,6 +143,43 @@ class ModelList(_Answer):
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]
+
+
+class JobInfo(_Answer):
+    """A request whose answer is fetched later."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    created: int
+    """Unix time."""
+    model: str
+    n: int
+    """Images."""
+    problem: dict[str, Any] | None = None
+    """Why it failed."""
+
+
+class ErrorDetail(_Answer):
+    """The error as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    """The request's field at fault, where there is one."""
+    code: str
+
+
+class Problem(_Answer):
+    """Every error's body (RFC 9457)."""
+
+    type: str
+    """``urn:ganforge:problem:`` and the code."""
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    error: ErrorDetail
 
 
 def parsed(**fields: Any) -> GenerationRequest:

@@ -9,32 +9,64 @@ import logging
 import os
 import signal
 import socket
+import ssl
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import platformdirs
 import uvicorn
 
 from gan_core.errors import ConfigError
 
+from .admin import create_admin_app
+from .gatekeeper import Gatekeeper
 from .gateway import create_app
+from .grpc_gateway import GrpcGateway
+from .http_jobs import JobRunner
+from .jobs import JobStore
+from .keys import Keyring
 from .ort_engine import OrtEngine
 from .readiness import Readiness
 from .service import ImageService
 from .supervisor import Supervisor
+from .telemetry import Telemetry
 from .triton_engine import TritonEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from .engine import Engine
 
-__all__ = ["Options", "is_loopback", "serve"]
+__all__ = ["Listening", "Options", "Tls", "is_loopback", "serve"]
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """A certificate for both protocols, as PEM files."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Who signs the certificates that clients must show; None asks for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server can be reached."""
+
+    http: str
+    """URL."""
+    grpc: str | None
+    """``grpc://host:port``, ``grpcs://`` with TLS."""
+    admin: str | None
+    """URL of metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,32 +81,162 @@ class Options:
     host: str = "127.0.0.1"
     http_port: int = 8080
     """0 = any free one."""
+    grpc_port: int | None = None
+    """0 = any free one; None = no gRPC."""
+    admin_port: int | None = None
+    """For metrics; 0 = any free one; None = none."""
+    admin_host: str = "127.0.0.1"
+    keys: Path | None = None
+    """File of API keys; None lets in anybody."""
+    quota_storage: str = "memory://"
+    """Where the keys' rates are counted, as the ``limits`` library writes it."""
+    jobs: Path | None = None
+    """SQLite file of jobs, which then outlive the server; None keeps them while it runs."""
+    tls: Tls | None = None
+    drain_s: float = 0.0
+    """Seconds between saying no to probes and to requests, for balancers to notice."""
+    max_waiting: int = 512
+    """Most images that wait for a model."""
     max_n: int = 64
     """Most images per request."""
     timeout_s: float = 30.0
     """Longest that a request may take."""
 
 
-async def serve(options: Options, on_start: Callable[[str], None]) -> None:
+async def serve(options: Options, on_start: Callable[[Listening], None]) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first.
 
-    ``on_start`` gets the gateway's URL once it listens.
+    ``on_start`` is told where, once it listens.
 
     Raises:
-        ConfigError: the port is taken, or there is no such repository.
+        ConfigError: a port is taken, or a file or folder can't be used.
         TritonError: the local Triton doesn't start.
     """
     if options.triton is None and not options.repository.is_dir():
         raise ConfigError(
             f"{options.repository} is not a model repository: publish a model into it first"
         )
-    with _listen(options.host, options.http_port) as listening:
+    gatekeeper = Gatekeeper(Keyring(options.keys) if options.keys else None, options.quota_storage)
+    await gatekeeper.check()
+    with (
+        _listen(options.host, options.http_port) as listening,
+        _signalled() as stopping,
+        _jobs(options.jobs) as store,
+    ):
         async with _engine(options) as engine:
-            service = ImageService(engine, max_n=options.max_n, timeout_s=options.timeout_s)
-            readiness = Readiness(service)
-            server = _server(create_app(service, readiness))
-            async with _supervised(options, engine, readiness):
-                await _run(server, listening, on_start)
+            service = ImageService(
+                engine,
+                max_n=options.max_n,
+                timeout_s=options.timeout_s,
+                max_waiting=options.max_waiting,
+            )
+            readiness, telemetry = Readiness(service), Telemetry(service)
+            service.on_run = telemetry.ran
+            runner = JobRunner(store, service)
+            app = create_app(service, readiness, gatekeeper, telemetry, runner)
+            http = _http(app, options.tls)
+            admin = _http(create_admin_app(readiness, telemetry), None)
+            calls = GrpcGateway(service, readiness, gatekeeper, credentials=_credentials(options))
+            async with _supervised(options, engine, readiness), _running(runner):
+                faces = _Faces(http, calls, admin, listening, options)
+                await faces.run(stopping, readiness, on_start)
+
+
+@dataclass(slots=True)
+class _Faces:
+    """Both protocols, from the first request to the last."""
+
+    http: uvicorn.Server
+    grpc: GrpcGateway
+    admin: uvicorn.Server
+    listening: socket.socket
+    options: Options
+
+    async def run(
+        self, stopping: asyncio.Event, readiness: Readiness, on_start: Callable[[Listening], None]
+    ) -> None:
+        if stopping.is_set():
+            return
+        options = self.options
+        with _listen(options.admin_host, options.admin_port or 0) as operators:
+            grpc_at = await self._start_grpc()
+            serving = [asyncio.create_task(self.http.serve([self.listening]))]
+            if options.admin_port is not None:
+                serving.append(asyncio.create_task(self.admin.serve([operators])))
+            stopped = asyncio.create_task(stopping.wait())
+            try:
+                while not self.http.started and not serving[0].done():
+                    await asyncio.sleep(0.01)
+                if self.http.started:
+                    scheme = "https" if options.tls else "http"
+                    admin_at = None if options.admin_port is None else _url("http", operators)
+                    on_start(Listening(_url(scheme, self.listening), grpc_at, admin_at))
+                await asyncio.wait((*serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+                await self._drain(readiness)
+            finally:
+                stopped.cancel()
+                self.http.should_exit = self.admin.should_exit = True
+                await asyncio.gather(*serving, self.grpc.stop(DRAIN_S))
+
+    async def _drain(self, readiness: Readiness) -> None:
+        """Say no to probes first: whoever balances sends nothing more by the time we stop."""
+        readiness.draining = True
+        self.grpc.drain()
+        await asyncio.sleep(self.options.drain_s)
+
+    async def _start_grpc(self) -> str | None:
+        options = self.options
+        if options.grpc_port is None:
+            return None
+        port = await self.grpc.start(options.host, options.grpc_port)
+        return f"{'grpcs' if options.tls else 'grpc'}://{_bracketed(options.host)}:{port}"
+
+
+def _url(scheme: str, listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"{scheme}://{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _signalled() -> Iterator[asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT; a second SIGINT doesn't wait for what is in flight."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _jobs(path: Path | None) -> Iterator[JobStore]:
+    if path is not None:
+        yield JobStore(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="ganforge-") as folder:
+        yield JobStore(Path(folder) / "jobs.sqlite")
+
+
+@contextlib.asynccontextmanager
+async def _running(runner: JobRunner) -> AsyncIterator[None]:
+    """Jobs run until the block ends; those that do then are begun again by the next server."""
+    running = asyncio.create_task(runner.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -139,38 +301,43 @@ def _listen(host: str, port: int) -> socket.socket:
         if listening is not None:
             listening.close()
         raise ConfigError(
-            f"can't listen on {host}:{port}: {error}; choose another --host or --http-port"
+            f"can't listen on {host}:{port}: {error}; choose another --host or port"
         ) from error
     return listening
 
 
-def _server(app: object) -> uvicorn.Server:
-    """Uvicorn over the application; SIGTERM and SIGINT end it, even before it has started."""
+class _Server(uvicorn.Server):
+    """Uvicorn, but for signals: what comes after it must still run, and probes go first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to ``_signalled``."""
+        yield
+
+
+def _http(app: object, tls: Tls | None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
     )
-    server = uvicorn.Server(config)
-
-    def end(*_: object) -> None:
-        server.should_exit = True
-
-    # uvicorn raises the signal again once it has drained: what comes after it must still run
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    return server
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS certificate can't be used: {error}") from error
+    return _Server(config)
 
 
-async def _run(
-    server: uvicorn.Server, listening: socket.socket, on_start: Callable[[str], None]
-) -> None:
-    host, port = listening.getsockname()[:2]
-    serving = asyncio.create_task(server.serve([listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if not server.should_exit:
-        on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    await serving
+def _credentials(options: Options) -> grpc.ServerCredentials | None:
+    if options.tls is None:
+        return None
+    tls = options.tls
+    pair = tls.key.read_bytes(), tls.certificate.read_bytes()
+    roots = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from gan_core.errors import (
 )
 from gan_core.latents import check_truncation, draw, random_seed, seed_range
 
+from .admission import Admission
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,10 +34,14 @@ if TYPE_CHECKING:
     from .repository import Published
     from .schema import GenerationRequest
 
-__all__ = ["Generation", "ImageService"]
+__all__ = ["ANYBODY", "Generation", "ImageService", "card_of"]
 
 PARTS_AT_ONCE = 8
-"""Batches of one request that may wait in an engine: a large one leaves room for others."""
+"""Batches of one request that may wait for a place: a large one leaves room for others."""
+BATCHES_RUNNING = 2
+"""Batches that an engine may have: one that runs, and the next."""
+ANYBODY = "anybody"
+"""Whose requests they are where nobody said."""
 
 GENERATED_FROM = ("latent", "label", "truncation")
 
@@ -60,36 +66,88 @@ class ImageService:
         engine: runs the graphs.
         max_n: most images a request may ask for.
         timeout_s: longest that a request may take.
+        max_waiting: most images that may wait for a model.
     """
 
-    def __init__(self, engine: Engine, *, max_n: int = 64, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_n: int = 64,
+        timeout_s: float = 30.0,
+        max_waiting: int = 512,
+    ) -> None:
         self.engine = engine
         self.max_n = max_n
         self.timeout_s = timeout_s
+        self.admissions: dict[str, Admission] = {}
+        """The gate of each model that was asked for."""
+        self.on_run: Callable[[str, int, float], None] = lambda model, images, seconds: None
+        """Told of each part that an engine has answered: model, images, seconds."""
+        self._max_waiting = max(max_waiting, max_n)
         self._answered_at: dict[str, float] = {}
 
     async def generate(
-        self, request: GenerationRequest, timeout_s: float | None = None
+        self, request: GenerationRequest, timeout_s: float | None = None, caller: str = ANYBODY
     ) -> Generation:
         """Images for a request.
 
         Raises:
             ServiceError: the request can't be fulfilled; the subclass says why.
         """
+        parts = [part async for part in self.stream(request, timeout_s, caller)]
+        if len(parts) == 1:
+            return parts[0]
+        return replace(
+            parts[-1],
+            images=np.concatenate([part.images for part in parts]),
+            seeds=tuple(seed for part in parts for seed in part.seeds),
+        )
+
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float | None = None, caller: str = ANYBODY
+    ) -> AsyncGenerator[Generation, None]:
+        """The same in parts of at most a batch, in order, each as soon as it is there.
+
+        Raises:
+            ServiceError: the request can't be fulfilled, or no further; the subclass says why.
+        """
         started = time.perf_counter()
         published = await self.engine.published(request.model)
-        _check_version(request, published)
-        seeds, inputs = _tensors(request, published.card, self.max_n)
+        card = card_of(published, request.version)
+        seeds, inputs = _tensors(request, card, self.max_n)
         limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
-        images, version = await self._infer(published, inputs, limit_s, request.version)
-        given = request.latents is not None
-        return Generation(
-            model=request.model,
-            version=version,
-            images=images,
-            seeds=tuple(None if given else seed for seed in seeds),
-            compute_ms=(time.perf_counter() - started) * 1000,
-        )
+        shown = [None] * len(seeds) if request.latents is not None else seeds
+        done = 0
+        answers = self._infer(published, inputs, limit_s, request.version, caller)
+        async with aclosing(answers):
+            async for answer in answers:
+                n = len(answer.image)
+                yield Generation(
+                    model=request.model,
+                    version=answer.version,
+                    images=answer.image,
+                    seeds=tuple(shown[done : done + n]),
+                    compute_ms=(time.perf_counter() - started) * 1000,
+                )
+                done += n
+
+    def count(self, request: GenerationRequest) -> int:
+        """How many images a request asks for.
+
+        Raises:
+            InvalidRequest: more than it may, or as many as it contradicts.
+        """
+        return _count(request, self.max_n)
+
+    async def check_request(self, request: GenerationRequest) -> None:
+        """Make sure that a request could be fulfilled, without doing so.
+
+        Raises:
+            ServiceError: it couldn't; the subclass says why.
+        """
+        published = await self.engine.published(request.model)
+        _tensors(request, card_of(published, request.version), self.max_n)
 
     async def models(self) -> list[Published]:
         """Every model that can be asked for now, by name."""
@@ -107,20 +165,29 @@ class ImageService:
         """
         began = time.monotonic()
         published = await self.engine.published(model)
+        inputs = draw(published.card.inputs, [0])
         try:
-            await self._infer(published, draw(published.card.inputs, [0]), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                answer = await self.engine.infer(model, inputs, None, timeout_s)
+            _verify(published.card, answer.image, 1)
+        except TimeoutError as error:
+            if self._answered_at.get(model, float("-inf")) < began - timeout_s:
+                raise _late(model, timeout_s) from error
         except (DeadlineExceeded, QueueFull):
             # others get their answers: it is busy, not broken
             if self._answered_at.get(model, float("-inf")) < began - timeout_s:
                 raise
+        else:
+            self._answered_at[model] = time.monotonic()
 
     async def _infer(
         self,
         published: Published,
         inputs: dict[str, NDArray[Any]],
         timeout_s: float,
-        version: int | None = None,
-    ) -> tuple[NDArray[np.uint8], int]:
+        version: int | None,
+        caller: str,
+    ) -> AsyncGenerator[Inference, None]:
         n = len(next(iter(inputs.values())))
         size = published.max_batch_size
         parts = [
@@ -131,35 +198,72 @@ class ImageService:
             # all parts come from one version, even if another is published meanwhile
             version = published.version
         places = asyncio.Semaphore(PARTS_AT_ONCE)
+        deadline = time.monotonic() + timeout_s
 
         async def run(part: dict[str, NDArray[Any]]) -> Inference:
             async with places:
-                return await self.engine.infer(published.name, part, version, timeout_s)
+                return await self._run(published, part, version, deadline, caller)
 
         tasks = [asyncio.create_task(run(part)) for part in parts]
         try:
-            async with asyncio.timeout(timeout_s):
-                answers = await asyncio.gather(*tasks)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"{published.name} gave no answer within {timeout_s:.3g} s"
-            ) from error
+            for task in tasks:
+                try:
+                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                        answer = await task
+                except TimeoutError as error:
+                    raise _late(published.name, timeout_s) from error
+                yield answer
         finally:
             for task in tasks:  # those that still wait when one has failed
                 task.cancel()
-        self._answered_at[published.name] = time.monotonic()
-        images = np.concatenate([answer.image for answer in answers])
-        _verify(published.card, images, n)
-        return images, answers[0].version
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(
+        self,
+        published: Published,
+        part: dict[str, NDArray[Any]],
+        version: int | None,
+        deadline: float,
+        caller: str,
+    ) -> Inference:
+        n = len(next(iter(part.values())))
+        admission = self._admission(published)
+        async with admission.place(caller, n, max(deadline - time.monotonic(), 0)):
+            began = time.monotonic()
+            left_s = max(deadline - began, 0.001)
+            answer = await self.engine.infer(published.name, part, version, left_s)
+        now = self._answered_at[published.name] = time.monotonic()
+        self.on_run(published.name, n, now - began)
+        _verify(published.card, answer.image, n)
+        return answer
+
+    def _admission(self, published: Published) -> Admission:
+        found = self.admissions.get(published.name)
+        if found is None:
+            running = BATCHES_RUNNING * published.max_batch_size
+            found = self.admissions[published.name] = Admission(running, self._max_waiting)
+        return found
 
 
-def _check_version(request: GenerationRequest, published: Published) -> None:
-    if request.version is not None and request.version not in published.cards:
+def _late(model: str, timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"{model} gave no answer within {timeout_s:.3g} s")
+
+
+def card_of(published: Published, version: int | None) -> ModelCard:
+    """The card of a version; the newest one's by default.
+
+    Raises:
+        ModelNotFound: that version doesn't serve.
+    """
+    if version is None:
+        return published.card
+    if version not in published.cards:
         raise ModelNotFound(
-            f"model {published.name!r} has no version {request.version}; "
+            f"model {published.name!r} has no version {version}; "
             f"serving: {', '.join(map(str, sorted(published.cards)))}",
             param="version",
         )
+    return published.cards[version]
 
 
 def _tensors(

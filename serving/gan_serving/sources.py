@@ -29,7 +29,7 @@ def model_source(
         ServiceError: the server can't be reached, or doesn't have the model.
     """
     with Client(url) as client:
-        card = client.models.retrieve(model)
+        card = client.models.retrieve(model, version)
 
     def images(seed: int, n: int) -> Iterator[NDArray[np.uint8]]:
         with Client(url) as client:
@@ -44,4 +44,4 @@ def model_source(
                 )
                 yield found.numpy()
 
-    return of_card(card, images, truncation)
+    return of_card(card, images, truncation, version)

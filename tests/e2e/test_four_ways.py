@@ -15,6 +15,7 @@ import torch
 from gan_client import AsyncClient, Client
 from gan_core.card import DataSource
 from gan_core.data import Images
+from gan_core.errors import ModelNotFound
 from gan_core.evaluation import compare, score
 from gan_core.latents import draw, latents, seed_range
 from gan_core.plugins import Plugins
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
     from tests.serving.processes import Serving
 
-WAYS = ["local", "triton", "http over triton", "http over ort"]
+WAYS = [
+    *("local", "triton", "http over triton", "http over ort"),
+    *("grpc over triton", "grpc over ort"),
+]
 SEED = 2**63 + 5
 
 
@@ -37,7 +41,7 @@ def url_of(way: str, request: pytest.FixtureRequest) -> str:
     over = "over_ort" if way.endswith("ort") else "over_triton"
     serving: Serving = request.getfixturevalue(over)
     if way != "triton":
-        return serving.url
+        return serving.url if way.startswith("http") else serving.grpc
     port = re.search(r"--grpc-port=(\d+)", " ".join(serving.triton().cmdline()))
     assert port
     return f"triton://127.0.0.1:{port[1]}"
@@ -147,6 +151,14 @@ def test_the_same_models_are_listed(client: Client, repository: Path) -> None:
 
 def test_the_newest_version_answers_and_is_named(client: Client) -> None:
     assert client.images.generate(model="versioned").version == 2
+
+
+def test_each_version_has_its_card(client: Client) -> None:
+    first, newest = (client.models.retrieve("versioned", version) for version in (1, None))
+    assert first.sha256 != newest.sha256
+    assert client.models.retrieve("versioned", 2) == newest
+    with pytest.raises(ModelNotFound, match="has no version 9"):
+        client.models.retrieve("versioned", 9)
 
 
 def test_the_async_client_gives_the_same(url: str, in_torch: NDArray[Any]) -> None:

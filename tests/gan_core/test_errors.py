@@ -83,7 +83,7 @@ def test_every_service_error_has_a_title_of_its_own() -> None:
 
 
 def test_every_grpc_code_exists() -> None:
-    import grpc  # type: ignore[import-untyped] # comes without types
+    import grpc
 
     assert {kind.grpc for kind in SERVICE} <= {code.name for code in grpc.StatusCode}
 

@@ -46,12 +46,23 @@ class Serving:
 
     def __init__(self, repository: Path, engine: str, *options: str) -> None:
         command = [sys.executable, "-m", "gan_core.cli", "serve", "--http-port", "0"]
-        command += ["--repository", str(repository), "--engine", engine, *options]
+        command += [
+            "--grpc-port",
+            "0",
+            "--repository",
+            str(repository),
+            "--engine",
+            engine,
+            *options,
+        ]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
-        self.url = self._first_line().split()[0]
+        words = self._first_line().split()
+        self.url = words[0]
+        self.grpc = next((word for word in words if word.startswith("grpc")), "")
+        self.admin = words[words.index("admin") + 1] if "admin" in words else ""
 
     def _first_line(self) -> str:
         assert self.process.stdout is not None

@@ -37,6 +37,7 @@ from gan_client import (
 )
 from gan_core.errors import SERVICE_ERRORS, ConfigError, ModelNotFound
 from gan_serving.encode import png
+from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.readiness import Readiness
 from gan_serving.schema import problem
@@ -56,7 +57,7 @@ def mocked(handler: Handler) -> httpx.AsyncClient:
 def over(engine: FakeEngine) -> httpx.AsyncClient:
     """A real gateway over a fake engine, without a socket."""
     service = ImageService(engine)
-    app = create_app(service, Readiness(service))
+    app = create_app(service, Readiness(service), Gatekeeper(None))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=GATEWAY)
 
@@ -263,7 +264,7 @@ def test_a_calls_own_timeout_is_used(silent: str) -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "", "127.0.0.1:8080", "triton:", "local:"])
 def test_no_address_is_a_config_error_that_leaves_no_thread(url: str) -> None:
     before = threading.active_count()
-    with pytest.raises(ConfigError, match=r"use http://…, triton://host:port or local:PATH"):
+    with pytest.raises(ConfigError, match=r"use http://…, grpc://host:port, triton://host:port or"):
         Client(url)
     assert wait_until(lambda: threading.active_count() == before, 2)
 

@@ -15,7 +15,9 @@ import pytest
 from gan_client.images import decoded
 from gan_core.card import LatentInput, TextInput
 from gan_core.errors import SERVICE_ERRORS, ServiceError, Unavailable
-from gan_serving.gateway import MAX_BODY_BYTES, create_app
+from gan_serving.gatekeeper import Gatekeeper
+from gan_serving.gateway import create_app
+from gan_serving.http_layers import MAX_BODY_BYTES
 from gan_serving.readiness import Readiness
 from gan_serving.service import ImageService
 from tests.serving.fake_engine import FakeEngine
@@ -30,7 +32,7 @@ def send(engine: FakeEngine, *requests: tuple[str, str, dict[str, Any]]) -> list
 
     async def ask() -> list[httpx.Response]:
         service = ImageService(engine, max_n=16)
-        app = create_app(service, Readiness(service))
+        app = create_app(service, Readiness(service), Gatekeeper(None))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             return [await client.request(m, path, **options) for m, path, options in requests]
@@ -143,7 +145,7 @@ def test_a_body_that_is_not_json_is_a_bad_request(body: bytes) -> None:
 def test_truncated_json_says_where() -> None:
     response = post(content=b'{"model": ', headers={"Content-Type": "application/json"})
     body = assert_problem(response, 400, "bad_request")
-    assert "the body is not JSON: Expecting value" in body["detail"]
+    assert "the body is not JSON: EOF while parsing a value at line 1 column 10" in body["detail"]
 
 
 def test_deep_nesting_inside_a_field_is_refused() -> None:
@@ -165,7 +167,13 @@ def test_another_content_type_is_told_which_to_send(kind: str) -> None:
     assert "Content-Type: application/json" in response.json()["detail"]
 
 
-@pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../etc/passwd", "<b>", "ä"])
+def test_half_a_surrogate_pair_is_no_json() -> None:
+    content = json.dumps({"model": "\ud800"}).encode()
+    response = post(content=content, headers={"Content-Type": "application/json"})
+    assert_problem(response, 400, "bad_request")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "../../etc/passwd", "<b>", "ä"])
 def test_a_strange_model_name_is_answered_as_a_mistake(name: str) -> None:
     content = json.dumps({"model": name}).encode()
     response = post(content=content, headers={"Content-Type": "application/json"})
@@ -350,7 +358,7 @@ def test_the_server_goes_on_after_a_defect() -> None:
     async def ask() -> list[int]:
         service = ImageService(engine)
         transport = httpx.ASGITransport(
-            create_app(service, Readiness(service)), raise_app_exceptions=False
+            create_app(service, Readiness(service), Gatekeeper(None)), raise_app_exceptions=False
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             first = await client.post(GENERATIONS, json={"model": "marked"})

@@ -47,7 +47,7 @@ def refusal(**fields: Any) -> InvalidRequest:
         ("latents", {"z": 1}),
         ("size", 64),
         ("size", "x" * 17),
-        ("output_format", "jpeg"),
+        ("output_format", "gif"),
         ("response_format", "url"),
         ("prompt", "a cat"),
         ("user", "x" * 257),

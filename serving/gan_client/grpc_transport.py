@@ -1,0 +1,141 @@
+"""The gateway over gRPC: pixels as they are, in a stream, on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from gan_core.card import ModelCard
+from gan_core.errors import ConfigError, ConnectionFailed, InternalError
+from gan_serving.grpc_api.chunks import Assembly
+from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest
+from gan_serving.grpc_api.image_service_pb2_grpc import ImageServiceStub
+from gan_serving.grpc_api.messages import message_of, model_message
+from gan_serving.grpc_api.statuses import error_of
+
+from .images import GeneratedImage, ImageBatch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gan_serving.schema import GenerationRequest
+
+__all__ = ["GrpcTransport"]
+
+CONTROL_TIMEOUT_S = 30.0
+LONGEST_S = 3600.0
+LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
+
+
+class GrpcTransport:
+    """The gateway over gRPC.
+
+    Args:
+        address: ``host:port``; an IPv6 host in brackets.
+        key: API key, sent with every call.
+        tls: whether the server's certificate is asked for and checked.
+        root_certificates: PEM of who signed it; the public authorities by default.
+
+    Raises:
+        ConfigError: ``address`` isn't one, or ``key`` can't be sent.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: str | None = None,
+        tls: bool = False,
+        root_certificates: bytes | None = None,
+    ) -> None:
+        self._host = _checked(address)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ConfigError("the API key has characters that no key has: was it cut or quoted?")
+        self._address = address
+        self._metadata = [] if key is None else [("authorization", f"Bearer {key}")]
+        self._tls = tls
+        self._root_certificates = root_certificates
+        self._connected: grpc.aio.Channel | None = None
+
+    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
+        """Images for a request."""
+        message = message_of(request)
+        assembly = Assembly()
+        async with self._told_apart():
+            async for chunk in self._stub.GenerateStream(message, **self._options(timeout_s)):
+                assembly.add(chunk)
+            assembly.finish()
+        images = tuple(GeneratedImage(pixels, seed) for pixels, seed in assembly.images)
+        # the name that was asked for, not the answer's: files are called after it
+        return ImageBatch(images, request.model, assembly.version)
+
+    async def models(self) -> list[ModelCard]:
+        """The newest card of every model."""
+        async with self._told_apart():
+            answer = await self._stub.ListModels(ListModelsRequest(), **self._options())
+            return [ModelCard.model_validate_json(info.card_json) for info in answer.models]
+
+    async def model(self, name: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default."""
+        asked = model_message(name, version)
+        async with self._told_apart():
+            answer = await self._stub.GetModel(asked, **self._options())
+            return ModelCard.model_validate_json(answer.card_json)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        channel, self._connected = self._connected, None
+        if channel is not None:
+            await channel.close()
+
+    @property
+    def _stub(self) -> Any:
+        if self._connected is None:
+            self._connected = self._channel()
+        return ImageServiceStub(self._connected)  # type: ignore[no-untyped-call]  # generated
+
+    def _channel(self) -> grpc.aio.Channel:
+        options = [
+            # no proxy of the environment lies between a machine and itself
+            ("grpc.enable_http_proxy", int(self._host not in LOOPBACK)),
+            ("grpc.max_receive_message_length", -1),  # a list of many models
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        if not self._tls:
+            return grpc.aio.insecure_channel(self._address, options)
+        credentials = grpc.ssl_channel_credentials(self._root_certificates)
+        return grpc.aio.secure_channel(self._address, credentials, options)
+
+    def _options(self, timeout_s: float = CONTROL_TIMEOUT_S) -> dict[str, Any]:
+        return {"timeout": min(timeout_s, LONGEST_S), "metadata": self._metadata}
+
+    @asynccontextmanager
+    async def _told_apart(self) -> AsyncIterator[None]:
+        """Raises what a failed call stands for."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self._address) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # a call that ends because its channel was closed
+            raise ConnectionFailed(f"the connection to {self._address} was closed") from error
+        except ValueError as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InternalError(
+                f"{self._address} doesn't answer as a ganforge gateway does: {first}"
+            ) from error
+
+
+def _checked(address: str) -> str:
+    """The host of ``host:port``."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"{address!r} is not HOST:PORT of a ganforge server's gRPC endpoint")
+    return host

@@ -1,0 +1,210 @@
+"""``POST /v1/images/generations``: what is asked for, and the four shapes of the answer.
+
+JSON, the file itself, or server-sent events; a request's deadline and its end come with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from starlette.responses import Response, StreamingResponse
+
+from gan_core.errors import BadRequest, InvalidRequest, NotAcceptable, ServiceError
+
+from .encode import FORMATS, encode
+from .http_problems import shown
+from .schema import GenerationRequest, explained, problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.requests import Request
+
+    from .encode import Format
+    from .service import Generation, ImageService
+
+__all__ = ["answer", "document", "files_of", "read_request", "timeout_of"]
+
+Encoded = Callable[[str, int, float], None]
+"""Told of files that were made: format, how many, seconds."""
+
+
+def unnoticed(output_format: str, images: int, seconds: float) -> None:
+    """Tell nobody."""
+
+
+TIMEOUT_HEADERS = ("x-timeout-s", "x-stainless-read-timeout")
+"""Seconds that the client waits: ours, and what OpenAI's clients send by themselves."""
+
+
+async def read_request(request: Request) -> GenerationRequest:
+    """The body, validated.
+
+    Raises:
+        BadRequest: it isn't JSON.
+        InvalidRequest: a field is missing, unknown or out of range.
+    """
+    if "json" not in request.headers.get("content-type", ""):
+        raise BadRequest("send JSON, and Content-Type: application/json")
+    try:
+        return GenerationRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        findings = error.errors(include_url=False)
+        if broken := next((item for item in findings if item["type"] == "json_invalid"), None):
+            raise BadRequest(f"the body is not JSON: {broken['ctx']['error']}") from error
+        raise explained(findings) from error
+
+
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds after which the client has no use for an answer, if it says so.
+
+    Raises:
+        InvalidRequest: it isn't a number above 0.
+    """
+    name = next((name for name in TIMEOUT_HEADERS if name in headers), None)
+    if name is None:
+        return None
+    try:
+        seconds = float(headers[name])
+    except ValueError:
+        seconds = float("nan")
+    if not seconds > 0:
+        raise InvalidRequest(f"{name}: {headers[name]!r} is not a number of seconds above 0")
+    return seconds
+
+
+async def answer(
+    service: ImageService,
+    request: Request,
+    body: GenerationRequest,
+    caller: str,
+    admitted: AbstractAsyncContextManager[None],
+    encoded: Encoded,
+) -> Response:
+    """Images as the client wants them; ``admitted`` is left when the last of them is sent.
+
+    Raises:
+        ServiceError: the request can't be fulfilled; the subclass says why.
+    """
+    as_file = _wants_file(request.headers.get("accept", "*/*").lower(), body)
+    timeout_s = timeout_of(request.headers)
+    if body.stream:
+        request_id = request.scope.get("ganforge.request_id", "")
+        events = _events(
+            service.stream(body, timeout_s, caller), body, admitted, encoded, request_id
+        )
+        # the first event before the status: what is refused has an error's status
+        first = await anext(events)
+        return StreamingResponse(_chained(first, events), media_type="text/event-stream")
+    async with admitted:
+        generation = await service.generate(body, timeout_s, caller)
+        files = await files_of(generation, body, encoded)
+    if as_file:
+        return _file(generation, files[0], body)
+    return Response(document(generation, files, body), media_type="application/json")
+
+
+def _wants_file(accepted: str, body: GenerationRequest) -> bool:
+    image = f"image/{body.output_format}" in accepted or "image/*" in accepted
+    json_too = any(kind in accepted for kind in ("application/json", "application/*", "*/*"))
+    if body.stream and "text/event-stream" not in accepted and not json_too:
+        raise NotAcceptable(f"Accept {accepted!r}: a stream is text/event-stream")
+    if not image and not json_too and not body.stream:
+        known = ", ".join(f"image/{name}" for name in FORMATS)
+        raise NotAcceptable(
+            f"Accept {accepted!r}: application/json can be given, or {known} where output_format "
+            "says so"
+        )
+    latents = body.latents if isinstance(body.latents, list) else None
+    single = (body.n or len(body.labels or latents or "1")) == 1
+    if image and not single and not json_too:
+        raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
+    return image and single and "application/json" not in accepted
+
+
+async def files_of(
+    generation: Generation, body: GenerationRequest, encoded: Encoded = unnoticed
+) -> list[bytes]:
+    """The images as files, made in a thread."""
+    kind, quality = body.output_format, body.output_compression
+    whole = 100 if quality is None else quality
+    began = time.perf_counter()
+    files = await asyncio.to_thread(
+        lambda: [encode(image, kind, whole) for image in generation.images]
+    )
+    encoded(kind, len(files), time.perf_counter() - began)
+    return files
+
+
+def document(generation: Generation, files: list[bytes], body: GenerationRequest) -> str:
+    """A ``GenerationResponse`` as JSON."""
+    data = [
+        {"b64_json": base64.b64encode(file).decode(), "seed": seed}
+        for file, seed in zip(files, generation.seeds, strict=True)
+    ]
+    found = {
+        "created": int(time.time()),
+        "data": data,
+        **_about(generation, body.output_format),
+        "usage": {"images": len(files), "compute_ms": round(generation.compute_ms, 3)},
+    }
+    return json.dumps(found)
+
+
+def _about(generation: Generation, output_format: Format) -> dict[str, Any]:
+    _, height, width, _ = generation.images.shape
+    return {
+        "model": generation.model,
+        "version": generation.version,
+        "output_format": output_format,
+        "size": f"{width}x{height}",
+    }
+
+
+def _file(generation: Generation, file: bytes, body: GenerationRequest) -> Response:
+    headers = {"X-Model": generation.model, "X-Model-Version": str(generation.version)}
+    if generation.seeds[0] is not None:
+        headers["X-Seed"] = str(generation.seeds[0])
+    return Response(file, media_type=f"image/{body.output_format}", headers=headers)
+
+
+async def _events(
+    parts: AsyncGenerator[Generation],
+    body: GenerationRequest,
+    admitted: AbstractAsyncContextManager[None],
+    encoded: Encoded,
+    request_id: str,
+) -> AsyncIterator[str]:
+    """An event per image, with OpenAI's names; an error ends them."""
+    started = False
+    try:
+        async with admitted, aclosing(parts):
+            async for part in parts:
+                for file, seed in zip(await files_of(part, body, encoded), part.seeds, strict=True):
+                    event = {
+                        "type": "image_generation.completed",
+                        "b64_json": base64.b64encode(file).decode(),
+                        "created_at": int(time.time()),
+                        "seed": seed,
+                        **_about(part, body.output_format),
+                    }
+                    started = True
+                    yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+    except ServiceError as error:
+        if not started:
+            raise
+        yield f"event: error\ndata: {json.dumps(problem(shown(error, request_id), request_id))}\n\n"
+
+
+async def _chained(first: str, others: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for event in others:
+        yield event

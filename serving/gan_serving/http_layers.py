@@ -1,0 +1,152 @@
+"""What lies round every HTTP route: request ids, the body's limit, and a client that went away."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gan_core.errors import PayloadTooLarge
+
+from .http_problems import problem_response
+from .telemetry import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from .telemetry import Telemetry
+
+__all__ = ["MAX_BODY_BYTES", "BodyLimit", "Observed", "RequestId", "unless_gone"]
+
+MAX_BODY_BYTES = 1 << 20
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CLIENT_CLOSED_REQUEST = 499
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, or none: when the client closes the connection, the work is cancelled."""
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class RequestId:
+    """Gives every request an id (the caller's, where it sent a sane one) and returns it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["ganforge.request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", []), header]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class Observed:
+    """Tells telemetry of every request, once its answer is sent."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            status = 500  # Starlette answers a defect outside of every middleware
+            raise
+        finally:
+            route = scope.get("route")
+            self._telemetry.seen(
+                Seen(
+                    protocol="http",
+                    route=route.path if route else "",
+                    model=scope.get("ganforge.model", ""),
+                    caller=scope.get("ganforge.caller", ""),
+                    code=str(status),
+                    seconds=time.perf_counter() - began,
+                    request_id=scope["ganforge.request_id"],
+                )
+            )
+
+
+class BodyLimit:
+    """Refuses a body of more than MAX_BODY_BYTES: by its header, or while it comes in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise PayloadTooLarge(_too_large())
+            return message
+
+        await self._app(scope, limited, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(Request(scope), PayloadTooLarge(_too_large()))
+        response.headers["Connection"] = "close"  # the rest of the body isn't read
+        await response(scope, receive, send)
+
+
+def _too_large() -> str:
+    return f"the body is larger than {MAX_BODY_BYTES:,} bytes"

@@ -1,0 +1,91 @@
+"""Every way in which an HTTP request fails, as one kind of answer: RFC 9457 problem+json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from gan_core.errors import (
+    BadRequest,
+    IdempotencyConflict,
+    InternalError,
+    MethodNotAllowed,
+    RouteNotFound,
+    ServiceError,
+    Unauthenticated,
+)
+
+from .schema import PROBLEM_TYPE, explained, problem
+
+__all__ = ["HANDLERS", "problem_response", "shown"]
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+log = logging.getLogger(__name__)
+
+HIDDEN = "the server failed; its log has the details"
+
+
+def shown(error: ServiceError, request_id: str) -> ServiceError:
+    """What a client may know of it: of a defect, nothing but that; the log has the rest."""
+    if not isinstance(error, InternalError):
+        return error
+    log.error("request %s: %s", request_id, error)
+    return InternalError(HIDDEN)
+
+
+def problem_response(request: Request, error: ServiceError) -> Response:
+    """The answer, with the request's id, and Retry-After where it helps."""
+    request_id = request.scope.get("ganforge.request_id", "")
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == Unauthenticated.status:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status == IdempotencyConflict.status:
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients would
+    body = json.dumps(problem(error, request_id))  # ASCII: a lone surrogate must not break it
+    return Response(body, error.status, headers, media_type=PROBLEM_TYPE)
+
+
+async def _on_service_error(request: Request, error: Any) -> Response:
+    return problem_response(request, shown(error, request.scope.get("ganforge.request_id", "")))
+
+
+async def _on_invalid(request: Request, error: Any) -> Response:
+    return problem_response(request, explained(error.errors()))
+
+
+async def _on_http(request: Request, error: Any) -> Response:
+    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
+        return problem_response(request, error.__cause__)
+    route = f"{request.method} {request.url.path}"
+    known: dict[int, ServiceError] = {
+        404: RouteNotFound(f"no route {route}; see /docs"),
+        405: MethodNotAllowed(f"{route} is not allowed; see /docs"),
+    }
+    return problem_response(request, known.get(error.status_code) or BadRequest(str(error.detail)))
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    log.error("request %s", request.scope.get("ganforge.request_id"), exc_info=error)
+    response = problem_response(request, InternalError(HIDDEN))
+    # Starlette answers a defect outside of every middleware, so outside of _RequestId too
+    response.headers["X-Request-Id"] = request.scope.get("ganforge.request_id", "")
+    return response
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    ServiceError: _on_service_error,
+    RequestValidationError: _on_invalid,
+    HTTPException: _on_http,
+    Exception: _on_defect,
+}
