@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from pydantic.json_schema import models_json_schema
 
-from gan_core.errors import ServiceError
+from gan_core.errors import ServiceError, Unavailable
 
 from .gatekeeper import Gatekeeper
 from .http_images import answer, read_request
@@ -223,6 +223,8 @@ def _info(published: Published, version: int | None = None) -> ModelInfo:
 async def readiness_response(readiness: Readiness) -> Response:
     """Which models answer: 200 if all do, 503 if one doesn't or there is none."""
     try:
+        if readiness.draining:
+            raise Unavailable("the server is about to stop")
         problems = await readiness.check()
     except ServiceError as error:
         models, ready = {"engine": error.message}, False

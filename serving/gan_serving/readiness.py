@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from gan_core.errors import ServiceError, Unavailable
+from gan_core.errors import ServiceError
 
 if TYPE_CHECKING:
     from .service import ImageService
@@ -26,17 +26,14 @@ class Readiness:
         self._checked_at = float("-inf")
         self._problems: dict[str, ServiceError | None] = {}
         self.draining = False
-        """The server is about to stop: nobody should send it more."""
+        """The server is about to stop: probes say no, whatever ``check`` finds."""
 
     async def check(self) -> dict[str, ServiceError | None]:
         """Each model's problem, None where it serves.
 
         Raises:
-            ServiceError: the engine can't even say which models there are, or the server is
-                about to stop.
+            ServiceError: the engine can't even say which models there are.
         """
-        if self.draining:
-            raise Unavailable("the server is about to stop", retry_after_s=1)
         async with self._lock:
             if time.monotonic() - self._checked_at > FRESH_S:
                 names = await self._service.engine.models()

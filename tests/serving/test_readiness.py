@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gan_core.errors import InternalError, Unavailable
 from gan_serving import readiness as module
+from gan_serving.gateway import readiness_response
 from gan_serving.readiness import Readiness
 from gan_serving.service import ImageService
 from tests.serving.fake_engine import FakeEngine
@@ -57,3 +58,14 @@ def test_the_answer_is_found_anew_after_a_while(monkeypatch: pytest.MonkeyPatch)
         return [*found, (await readiness.check())["marked"] is None]
 
     assert asyncio.run(probe()) == [True, False]
+
+
+def test_about_to_stop_probes_say_no_and_the_supervisor_still_sees_the_truth() -> None:
+    # or it would take Triton for dead, and restart it under what is in flight
+    readiness = Readiness(ImageService(FakeEngine()))
+    readiness.draining = True
+
+    async def ask() -> tuple[int, object]:
+        return (await readiness_response(readiness)).status_code, await readiness.check()
+
+    assert asyncio.run(ask()) == (503, {"marked": None})
