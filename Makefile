@@ -1,6 +1,7 @@
 # make demo     from nothing to generated digits, with every stage in between
 # make test     the test suite
 # make check    what CI runs: lint, types, architecture, tests
+# make proto    the protobuf modules from their .proto file
 # make setup    the virtual environment and the local Triton (the others do it first)
 # make clean    remove what these made
 
@@ -10,7 +11,7 @@ PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3 python3.13,$(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint check setup clean
+.PHONY: demo test lint check proto setup clean
 
 demo: setup
 	@$(BIN)/python examples/demo.py
@@ -25,6 +26,9 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+proto: setup
+	$(BIN)/python -m gan_serving.grpc_api.generate
 
 setup: $(READY)
 
