@@ -518,7 +518,7 @@ def test_a_search_says_what_it_found_and_how_to_use_it(invoke: Invoke, tmp_path:
     ("arguments", "message"),
     [
         (["--metric", "fud"], "no metric is called 'fud' (did you mean 'fid'?)"),
-        (["--space", "/no/such.yaml"], "/no/such.yaml holds no space"),
+        (["--space", "/no/such.yaml"], "/no/such.yaml can't be read"),
         (["--set", "width=8"], "vanilla has no setting 'width'"),
         (["--data", "nowhere"], "no dataset is called 'nowhere'"),
     ],
