@@ -162,7 +162,7 @@ def test_cancelled_callers_free_their_places_in_the_queue(repository: Path) -> N
             asyncio.create_task(engine.infer("slow", labelled(0), None, 30))
             for _ in range(MAX_QUEUE_SIZE)
         ]
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.02)
         assert not blocking.done()
         for task in waiting:
             task.cancel()
