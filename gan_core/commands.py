@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["add_measuring"]
 
 
+Target = Annotated[
+    str, typer.Argument(help="A run, a .onnx file beside its card.json, or a model's name.")
+]
+ExtractorName = Annotated[
+    str | None, typer.Option(help="NAME or NAME:PATH; the data's own by default.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the first generated image.")]
+Url = Annotated[
+    str | None,
+    typer.Option(help="Of a model: http://…, grpc://…, triton://host:port or local:REPOSITORY."),
+]
+Version = Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")]
+Truncation = Annotated[
+    float | None, typer.Option(help="Of a model that can be: less is more typical.")
+]
+
+
 def add_measuring(app: typer.Typer) -> None:
     """Add them."""
     for command, example in (
@@ -38,9 +55,7 @@ def add_measuring(app: typer.Typer) -> None:
 
 def evaluate(
     context: typer.Context,
-    target: Annotated[
-        str, typer.Argument(help="A run, a .onnx file beside its card.json, or a model's name.")
-    ],
+    target: Target,
     data: Annotated[
         str | None, typer.Option(help="Reference set; what it was trained on by default.")
     ] = None,
@@ -48,21 +63,14 @@ def evaluate(
         str | None,
         typer.Option(help="Comma-separated, or 'all' that apply; the data's own by default."),
     ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help="NAME or NAME:PATH; the data's own by default.")
-    ] = None,
+    extractor: ExtractorName = None,
     samples: Annotated[
         int | None, typer.Option(min=2, help="Generated images; as many as real ones by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
-    url: Annotated[
-        str | None,
-        typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
-    ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")] = None,
-    truncation: Annotated[
-        float | None, typer.Option(help="Of a model that can be: less is more typical.")
-    ] = None,
+    seed: Seed = 0,
+    url: Url = None,
+    version: Version = None,
+    truncation: Truncation = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -101,26 +109,17 @@ def evaluate(
 
 def audit(
     context: typer.Context,
-    target: Annotated[
-        str, typer.Argument(help="A run, a .onnx file beside its card.json, or a model's name.")
-    ],
+    target: Target,
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("audit.png"),
     data: Annotated[
         str | None, typer.Option(help="Training set; what it was trained on by default.")
     ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help="NAME or NAME:PATH; the data's own by default.")
-    ] = None,
+    extractor: ExtractorName = None,
     samples: Annotated[int, typer.Option(min=2, help="Generated images to look through.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first generated image.")] = 0,
-    url: Annotated[
-        str | None,
-        typer.Option(help="Of a model: http://…, triton://host:port or local:REPOSITORY."),
-    ] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="Of a model; newest if not.")] = None,
-    truncation: Annotated[
-        float | None, typer.Option(help="Of a model that can be: less is more typical.")
-    ] = None,
+    seed: Seed = 0,
+    url: Url = None,
+    version: Version = None,
+    truncation: Truncation = None,
 ) -> None:
     """Show the generated images that look most like a training image, each above it."""
     from PIL import Image

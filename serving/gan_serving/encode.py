@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,11 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["FORMATS", "Format", "encode", "png"]
+__all__ = ["FORMATS", "Format", "encode", "files", "png"]
 
 Format = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 WITHOUT_ALPHA = {"L": "L", "RGB": "RGB", "RGBA": "RGB"}
+
+
+async def files(
+    images: NDArray[Any], output_format: Format, quality: int | None = None
+) -> list[bytes]:
+    """Images [N, H, W, C] as files, made in a thread; at full quality unless said."""
+    whole = 100 if quality is None else quality
+    return await asyncio.to_thread(lambda: [encode(one, output_format, whole) for one in images])
 
 
 def encode(pixels: NDArray[Any], output_format: Format = "png", quality: int = 100) -> bytes:

@@ -12,7 +12,7 @@ import grpc
 from gan_core.errors import ConfigError, DeadlineExceeded
 
 from . import health
-from .encode import encode
+from .encode import files
 from .grpc_api.calls import Context, Method, handler_of, metadata_of
 from .grpc_api.chunks import split
 from .grpc_api.image_service_pb2 import (
@@ -33,8 +33,6 @@ from .health import Health
 from .service import card_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .gatekeeper import Gatekeeper
     from .keys import Caller
     from .readiness import Readiness
@@ -209,13 +207,9 @@ async def _files(
 ) -> list[bytes]:
     if message.output_format == RAW:
         return [image.tobytes() for image in generation.images]
-    kind = FORMATS[message.output_format]
-    quality = 100 if request.output_compression is None else request.output_compression
-
-    def encoded(image: NDArray[Any]) -> bytes:
-        return encode(image, kind, quality)
-
-    return await asyncio.to_thread(lambda: [*map(encoded, generation.images)])
+    return await files(
+        generation.images, FORMATS[message.output_format], request.output_compression
+    )
 
 
 def _about(generation: Generation, message: GenerateRequest) -> dict[str, Any]:

@@ -5,7 +5,6 @@ JSON, the file itself, or server-sent events; a request's deadline and its end c
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import time
@@ -18,8 +17,8 @@ from starlette.responses import Response, StreamingResponse
 
 from gan_core.errors import BadRequest, InvalidRequest, NotAcceptable, ServiceError
 
-from .encode import FORMATS, encode
-from .http_problems import shown
+from .answers import shown
+from .encode import FORMATS, files
 from .schema import GenerationRequest, explained, problem
 
 if TYPE_CHECKING:
@@ -31,16 +30,10 @@ if TYPE_CHECKING:
     from .encode import Format
     from .service import Generation, ImageService
 
-__all__ = ["answer", "document", "files_of", "read_request", "timeout_of"]
+__all__ = ["answer", "document", "read_request", "timeout_of"]
 
 Encoded = Callable[[str, int, float], None]
 """Told of files that were made: format, how many, seconds."""
-
-
-def unnoticed(output_format: str, images: int, seconds: float) -> None:
-    """Tell nobody."""
-
-
 TIMEOUT_HEADERS = ("x-timeout-s", "x-stainless-read-timeout")
 """Seconds that the client waits: ours, and what OpenAI's clients send by themselves."""
 
@@ -94,7 +87,8 @@ async def answer(
     Raises:
         ServiceError: the request can't be fulfilled; the subclass says why.
     """
-    as_file = _wants_file(request.headers.get("accept", "*/*").lower(), body)
+    single = service.count(body) == 1
+    as_file = _wants_file(request.headers.get("accept", "*/*").lower(), body, single=single)
     timeout_s = timeout_of(request.headers)
     if body.stream:
         request_id = request.scope.get("ganforge.request_id", "")
@@ -106,13 +100,13 @@ async def answer(
         return StreamingResponse(_chained(first, events), media_type="text/event-stream")
     async with admitted:
         generation = await service.generate(body, timeout_s, caller)
-        files = await files_of(generation, body, encoded)
+        made = await _files(generation, body, encoded)
     if as_file:
-        return _file(generation, files[0], body)
-    return Response(document(generation, files, body), media_type="application/json")
+        return _file(generation, made[0], body)
+    return Response(document(generation, made, body), media_type="application/json")
 
 
-def _wants_file(accepted: str, body: GenerationRequest) -> bool:
+def _wants_file(accepted: str, body: GenerationRequest, *, single: bool) -> bool:
     image = f"image/{body.output_format}" in accepted or "image/*" in accepted
     json_too = any(kind in accepted for kind in ("application/json", "application/*", "*/*"))
     if body.stream and "text/event-stream" not in accepted and not json_too:
@@ -123,38 +117,29 @@ def _wants_file(accepted: str, body: GenerationRequest) -> bool:
             f"Accept {accepted!r}: application/json can be given, or {known} where output_format "
             "says so"
         )
-    latents = body.latents if isinstance(body.latents, list) else None
-    single = (body.n or len(body.labels or latents or "1")) == 1
     if image and not single and not json_too:
         raise NotAcceptable("an image can only be sent as such for n = 1; accept JSON for more")
     return image and single and "application/json" not in accepted
 
 
-async def files_of(
-    generation: Generation, body: GenerationRequest, encoded: Encoded = unnoticed
-) -> list[bytes]:
-    """The images as files, made in a thread."""
-    kind, quality = body.output_format, body.output_compression
-    whole = 100 if quality is None else quality
+async def _files(generation: Generation, body: GenerationRequest, encoded: Encoded) -> list[bytes]:
     began = time.perf_counter()
-    files = await asyncio.to_thread(
-        lambda: [encode(image, kind, whole) for image in generation.images]
-    )
-    encoded(kind, len(files), time.perf_counter() - began)
-    return files
+    made = await files(generation.images, body.output_format, body.output_compression)
+    encoded(body.output_format, len(made), time.perf_counter() - began)
+    return made
 
 
-def document(generation: Generation, files: list[bytes], body: GenerationRequest) -> str:
+def document(generation: Generation, made: list[bytes], body: GenerationRequest) -> str:
     """A ``GenerationResponse`` as JSON."""
     data = [
         {"b64_json": base64.b64encode(file).decode(), "seed": seed}
-        for file, seed in zip(files, generation.seeds, strict=True)
+        for file, seed in zip(made, generation.seeds, strict=True)
     ]
     found = {
         "created": int(time.time()),
         "data": data,
         **_about(generation, body.output_format),
-        "usage": {"images": len(files), "compute_ms": round(generation.compute_ms, 3)},
+        "usage": {"images": len(made), "compute_ms": round(generation.compute_ms, 3)},
     }
     return json.dumps(found)
 
@@ -177,18 +162,18 @@ def _file(generation: Generation, file: bytes, body: GenerationRequest) -> Respo
 
 
 async def _events(
-    parts: AsyncGenerator[Generation],
+    parts: AsyncGenerator[Generation, None],
     body: GenerationRequest,
     admitted: AbstractAsyncContextManager[None],
     encoded: Encoded,
     request_id: str,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """An event per image, with OpenAI's names; an error ends them."""
     started = False
     try:
         async with admitted, aclosing(parts):
             async for part in parts:
-                for file, seed in zip(await files_of(part, body, encoded), part.seeds, strict=True):
+                for file, seed in zip(await _files(part, body, encoded), part.seeds, strict=True):
                     event = {
                         "type": "image_generation.completed",
                         "b64_json": base64.b64encode(file).decode(),
@@ -204,7 +189,8 @@ async def _events(
         yield f"event: error\ndata: {json.dumps(problem(shown(error, request_id), request_id))}\n\n"
 
 
-async def _chained(first: str, others: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for event in others:
-        yield event
+async def _chained(first: str, others: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    async with aclosing(others):  # a client may go between two events
+        yield first
+        async for event in others:
+            yield event

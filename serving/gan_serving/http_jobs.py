@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from gan_core.errors import InternalError, JobNotFound, ServiceError
 
-from .http_images import document, files_of
-from .http_problems import shown
+from .answers import shown
+from .encode import files
+from .http_images import document
 from .schema import GenerationRequest, JobInfo, problem
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class JobRunner:
             try:
                 body = GenerationRequest.model_validate(job.request)
                 generation = await self._service.generate(body, caller=job.caller)
-                return document(generation, await files_of(generation, body), body), None
+                made = await files(generation.images, body.output_format, body.output_compression)
+                return document(generation, made, body), None
             except ServiceError as error:
                 refusal = error
                 if not error.retryable:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -13,6 +11,7 @@ from starlette.responses import Response
 
 from gan_core.errors import PayloadTooLarge
 
+from .answers import request_id_of
 from .http_problems import problem_response
 from .telemetry import Seen
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BODY_BYTES", "BodyLimit", "Observed", "RequestId", "unless_gone"]
 
 MAX_BODY_BYTES = 1 << 20
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -63,7 +61,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = request_id_of(given)
         scope["ganforge.request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:

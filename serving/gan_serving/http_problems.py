@@ -15,31 +15,21 @@ from starlette.responses import Response
 from gan_core.errors import (
     BadRequest,
     IdempotencyConflict,
-    InternalError,
     MethodNotAllowed,
     RouteNotFound,
     ServiceError,
     Unauthenticated,
 )
 
+from .answers import hidden, shown
 from .schema import PROBLEM_TYPE, explained, problem
 
-__all__ = ["HANDLERS", "problem_response", "shown"]
+__all__ = ["HANDLERS", "problem_response"]
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 log = logging.getLogger(__name__)
-
-HIDDEN = "the server failed; its log has the details"
-
-
-def shown(error: ServiceError, request_id: str) -> ServiceError:
-    """What a client may know of it: of a defect, nothing but that; the log has the rest."""
-    if not isinstance(error, InternalError):
-        return error
-    log.error("request %s: %s", request_id, error)
-    return InternalError(HIDDEN)
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
@@ -65,8 +55,6 @@ async def _on_invalid(request: Request, error: Any) -> Response:
 
 
 async def _on_http(request: Request, error: Any) -> Response:
-    if isinstance(error.__cause__, ServiceError):  # raised while FastAPI read the body
-        return problem_response(request, error.__cause__)
     route = f"{request.method} {request.url.path}"
     known: dict[int, ServiceError] = {
         404: RouteNotFound(f"no route {route}; see /docs"),
@@ -77,8 +65,8 @@ async def _on_http(request: Request, error: Any) -> Response:
 
 async def _on_defect(request: Request, error: Exception) -> Response:
     log.error("request %s", request.scope.get("ganforge.request_id"), exc_info=error)
-    response = problem_response(request, InternalError(HIDDEN))
-    # Starlette answers a defect outside of every middleware, so outside of _RequestId too
+    response = problem_response(request, hidden())
+    # Starlette answers a defect outside of every middleware, so outside of RequestId too
     response.headers["X-Request-Id"] = request.scope.get("ganforge.request_id", "")
     return response
 

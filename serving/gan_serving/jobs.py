@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gan_core.errors import ConfigError, IdempotencyConflict, JobNotFound, QueueFull
+from gan_core.latents import random_seed
 
 __all__ = ["Job", "JobStore", "Status"]
 
@@ -233,7 +234,7 @@ def seeded(request: dict[str, Any]) -> dict[str, Any]:
     """The request with a seed, drawn if it has none and needs one."""
     if request.get("seed") is not None or request.get("latents") is not None:
         return request
-    return {**request, "seed": secrets.randbelow(2**53 - 2**20)}
+    return {**request, "seed": random_seed()}
 
 
 def _job(row: sqlite3.Row) -> Job:

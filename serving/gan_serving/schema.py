@@ -55,9 +55,6 @@ class _Answer(_Body):
 class GenerationRequest(_Body):
     """Body of ``POST /v1/images/generations``."""
 
-    # deferred, it would be built within FastAPI's adapter, where pydantic warns
-    model_config = ConfigDict(defer_build=False)
-
     model: Annotated[StrictStr, Field(min_length=1, max_length=64, examples=["digits_dcgan"])]
     """Name of a published model."""
     version: Annotated[StrictInt, Field(ge=1)] | None = None

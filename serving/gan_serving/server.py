@@ -157,19 +157,21 @@ class _Faces:
     ) -> None:
         if stopping.is_set():
             return
-        options = self.options
-        with _listen(options.admin_host, options.admin_port or 0) as operators:
-            grpc_at = await self._start_grpc()
-            serving = [asyncio.create_task(self.http.serve([self.listening]))]
+        options, admin_at = self.options, None
+        with contextlib.ExitStack() as sockets:
+            faces = {self.http: self.listening}
             if options.admin_port is not None:
-                serving.append(asyncio.create_task(self.admin.serve([operators])))
+                operators = sockets.enter_context(_listen(options.admin_host, options.admin_port))
+                faces[self.admin] = operators
+                admin_at = _url("http", operators)
+            grpc_at = await self._start_grpc()
+            serving = [asyncio.create_task(one.serve([at])) for one, at in faces.items()]
             stopped = asyncio.create_task(stopping.wait())
             try:
                 while not self.http.started and not serving[0].done():
                     await asyncio.sleep(0.01)
                 if self.http.started:
                     scheme = "https" if options.tls else "http"
-                    admin_at = None if options.admin_port is None else _url("http", operators)
                     on_start(Listening(_url(scheme, self.listening), grpc_at, admin_at))
                 await asyncio.wait((*serving, stopped), return_when=asyncio.FIRST_COMPLETED)
                 await self._drain(readiness)

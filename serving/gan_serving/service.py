@@ -170,13 +170,11 @@ class ImageService:
             async with asyncio.timeout(timeout_s):
                 answer = await self.engine.infer(model, inputs, None, timeout_s)
             _verify(published.card, answer.image, 1)
-        except TimeoutError as error:
-            if self._answered_at.get(model, float("-inf")) < began - timeout_s:
-                raise _late(model, timeout_s) from error
-        except (DeadlineExceeded, QueueFull):
+        except (TimeoutError, DeadlineExceeded, QueueFull) as error:
             # others get their answers: it is busy, not broken
             if self._answered_at.get(model, float("-inf")) < began - timeout_s:
-                raise
+                late = isinstance(error, TimeoutError)
+                raise (_late(model, timeout_s) if late else error) from error
         else:
             self._answered_at[model] = time.monotonic()
 

@@ -6,20 +6,25 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
 from gan_core.errors import InternalError, QueueFull
 from gan_serving.engine import Inference
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
+from gan_serving.http_images import answer
 from gan_serving.keys import Caller, Keyring, add_key
 from gan_serving.readiness import Readiness
+from gan_serving.schema import parsed
 from gan_serving.service import ImageService
 from tests.serving.fake_engine import FakeEngine
 
@@ -236,6 +241,31 @@ def test_a_client_that_goes_frees_its_place(stream: bool) -> None:
         return service.admissions["marked"].running
 
     assert asyncio.run(goes()) == 0
+
+
+def test_a_client_that_goes_between_two_events_frees_its_place() -> None:
+    async def goes() -> bool:
+        left = asyncio.Event()
+
+        @asynccontextmanager
+        async def admitted() -> AsyncIterator[None]:
+            try:
+                yield
+            finally:
+                left.set()
+
+        service = ImageService(FakeEngine())
+        request = Request({"type": "http", "headers": []})
+        body = parsed(model="marked", n=3, stream=True)
+        response = await answer(service, request, body, "ours", admitted(), lambda *_: None)
+        assert isinstance(response, StreamingResponse)
+        events = cast("AsyncGenerator[str, None]", response.body_iterator)
+        await anext(events)
+        assert not left.is_set()
+        await events.aclose()
+        return left.is_set()
+
+    assert asyncio.run(goes())
 
 
 # keys

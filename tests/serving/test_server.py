@@ -28,16 +28,18 @@ from tests.serving.graphs import watermarked
 from tests.serving.processes import Serving, ganforge, tritons, wait_until
 
 
-def test_port_0_is_a_free_port_on_loopback(repository: Path) -> None:
+def test_it_listens_on_loopback_and_where_it_says(repository: Path) -> None:
     with Serving(repository, "ort") as serving:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", serving.url)
         listening = {
-            connection.laddr.ip
+            connection.laddr
             for connection in psutil.Process(serving.process.pid).net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         }
     # gRPC listens on IPv6 sockets, for IPv4 too
-    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    said = {int(url.rpartition(":")[2]) for url in (serving.url, serving.grpc)}
+    assert {address.port for address in listening} == said
 
 
 def test_once_its_address_is_printed_it_answers(repository: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from gan_core.errors import BadRequest, InternalError, ServiceError
+from gan_core.errors import BadRequest, ServiceError
+from gan_serving.answers import hidden, request_id_of, shown
 
 from .statuses import REQUEST_ID, details_of, text_of
 
@@ -25,8 +24,6 @@ __all__ = ["Context", "Method", "handler_of", "metadata_of"]
 
 log = logging.getLogger(__name__)
 
-DEFECT = "the server failed; its log has the details"
-SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Awaitable[Any]]
 """Takes a message; returns the answer, or writes a stream's to the context."""
@@ -69,19 +66,16 @@ def _guarded(method: Method, kind: type[Message]) -> Callable[[bytes, Context], 
 async def _answered(context: Context) -> AsyncIterator[None]:
     """Gives the call its id, and an error its status; what a defect says stays in the log."""
     given = metadata_of(context, REQUEST_ID) or ""
-    request_id = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = request_id_of(given)
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     try:
         yield
         return
-    except InternalError as error:
-        log.error("request %s: %s", request_id, error)  # noqa: TRY400  one line tells it all
-        refusal: ServiceError = InternalError(DEFECT)
     except ServiceError as error:
-        refusal = error
+        refusal = shown(error, request_id)
     except Exception:  # the server's last line
         log.exception("request %s", request_id)
-        refusal = InternalError(DEFECT)
+        refusal = hidden()
     code = grpc.StatusCode[refusal.grpc]
     await context.abort(code, text_of(refusal), tuple(details_of(refusal, request_id)))
 
