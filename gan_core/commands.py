@@ -99,12 +99,14 @@ def evaluate(
     document = json.dumps(
         {"scored": source.identity(), "scores": [score.model_dump() for score in scores]}, indent=2
     )
-    if as_json:
-        typer.echo(document)
-    else:
-        _print_scores(scores, plugins)
-    if out:
-        out.write_text(document)
+    try:
+        if out:
+            out.write_text(document)
+    finally:  # neither a full disk nor a closed pipe loses what was measured
+        if as_json:
+            typer.echo(document)
+        else:
+            _print_scores(scores, plugins)
 
 
 def audit(

@@ -297,6 +297,15 @@ def test_scores_are_printed_even_if_their_file_cannot_be_written(
     assert errors.count("\n") == 1
 
 
+def test_scores_are_written_even_if_nobody_reads_them(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    command = [*GANFORGE, "evaluate", str(uninterrupted), *PIXELS, "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        process.stdout.close()
+    assert len(json.loads(out.read_text())["scores"]) == 2
+
+
 def test_all_may_be_named_beside_others(invoke: Invoke, uninterrupted: Path) -> None:
     arguments = ["evaluate", uninterrupted, *PIXELS, "--metrics", "all, fid,", "--json"]
     code, output, _ = invoke(*arguments)
