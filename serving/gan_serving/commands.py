@@ -183,7 +183,7 @@ def serve(
     ),
 ) -> None:
     """Serve a repository over HTTP and gRPC, until Ctrl-C or SIGTERM."""
-    import asyncio
+    import uvloop
 
     from .logs import set_up_logs
     from .server import Listening, Options, is_loopback
@@ -225,7 +225,7 @@ def serve(
         admin = at.admin and f"admin {at.admin}"
         say("  ".join(filter(None, (at.http, at.grpc, admin, f"engine {chosen.value}{note}"))))
 
-    asyncio.run(run_server(options, started))
+    uvloop.run(run_server(options, started))
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:

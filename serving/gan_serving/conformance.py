@@ -49,7 +49,7 @@ def check_served(card: ModelCard, directory: Path) -> None:
 async def _generate(
     repository: Path, model: str, requests: Sequence[dict[str, Any]]
 ) -> list[Generation]:
-    engine = OrtEngine(repository, threads=1)
+    engine = OrtEngine(repository, cores=1)
     service = ImageService(engine)
     try:
         return [await service.generate(parsed(model=model, **one)) for one in requests]

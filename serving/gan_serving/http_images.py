@@ -18,8 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from gan_core.errors import BadRequest, InvalidRequest, NotAcceptable, ServiceError
 
 from .answers import shown
-from .encode import FORMATS, files
-from .schema import GenerationRequest, explained, problem
+from .encode import files
+from .schema import FORMATS, GenerationRequest, explained, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from .encode import Format
+    from .schema import Format
     from .service import Generation, ImageService
 
 __all__ = ["answer", "document", "read_request", "timeout_of"]

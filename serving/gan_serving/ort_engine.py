@@ -1,28 +1,26 @@
 """The in-process engine: onnxruntime over the same repository, with a batcher of its own.
 
-Without process hops it is the fastest executor on a CPU. It doesn't wait for a batch: it takes
-what is queued whenever the session is free.
+Without process hops it is the fastest executor on a CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections import defaultdict, deque
-from concurrent.futures import Future
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from gan_core.card import OUTPUT_NAME
+from gan_core.errors import DeadlineExceeded, ModelNotFound, Unavailable
 
-from gan_core.errors import DeadlineExceeded, InternalError, ModelNotFound, QueueFull, Unavailable
-
+from .batcher import Batcher, Plan, Run
+from .cores import usable_cores
 from .engine import Inference
-from .repository import MAX_QUEUE_SIZE, Published, model_names, read
+from .repository import Published, model_names, read
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from numpy.typing import NDArray
 
     from .engine import Inputs
 
@@ -31,7 +29,9 @@ __all__ = ["OrtEngine"]
 log = logging.getLogger(__name__)
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
-Request = tuple["Inputs", int, "Future[Any]"]
+CUDA = "CUDAExecutionProvider"
+CPU_ROWS = 8
+"""Most rows of a batch on a CPU: more gain little, and keep others waiting."""
 _Key = tuple[str, int, str]
 """Model, version and sha256: a removed model may come back under the same number."""
 
@@ -41,13 +41,13 @@ class OrtEngine:
 
     Args:
         repository: a Triton model repository.
-        threads: intra-op threads per session; 0 = all cores.
+        cores: how many to use; 0 = all.
 
     Raises:
         Unavailable: onnxruntime isn't installed, or there is no such folder.
     """
 
-    def __init__(self, repository: Path, threads: int = 0) -> None:
+    def __init__(self, repository: Path, cores: int = 0) -> None:
         try:
             import onnxruntime as _  # noqa: F401
         except ImportError as error:
@@ -57,9 +57,9 @@ class OrtEngine:
         if not repository.is_dir():
             raise Unavailable(f"{repository} is not a model repository: no such folder")
         self._repository = repository
-        self._threads = threads
+        self._cores = cores or usable_cores()
         self._published: dict[str, tuple[int, Published]] = {}
-        self._batchers: dict[_Key, _Batcher] = {}
+        self._batchers: dict[_Key, Batcher] = {}
         self._loading: defaultdict[_Key, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def infer(
@@ -74,7 +74,8 @@ class OrtEngine:
             )
         batcher = await self._batcher(published, chosen)
         try:
-            image = await asyncio.wait_for(asyncio.wrap_future(batcher.submit(inputs)), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                image = await batcher.run(inputs)
         except TimeoutError as error:
             raise DeadlineExceeded(f"{model} gave no answer within {timeout_s:g} s") from error
         return Inference(image, chosen)
@@ -112,17 +113,18 @@ class OrtEngine:
         for batcher in batchers:
             await asyncio.to_thread(batcher.join)
 
-    async def _batcher(self, published: Published, version: int) -> _Batcher:
+    async def _batcher(self, published: Published, version: int) -> Batcher:
         model = published.name
         key = model, version, published.cards[version].sha256
         if key not in self._batchers:
             async with self._loading[key]:
                 if key not in self._batchers:
                     path = self._repository / model / str(version) / "model.onnx"
-                    session = await asyncio.to_thread(_session, path, self._threads)
+                    plan = await asyncio.to_thread(
+                        _plan, path, self._cores, published.max_batch_size
+                    )
                     self._forget_old(published)
-                    batcher = _Batcher(session, f"{model}@{version}", published.max_batch_size)
-                    self._batchers[key] = batcher
+                    self._batchers[key] = Batcher(plan, f"{model}@{version}")
         return self._batchers[key]
 
     def _forget_old(self, published: Published) -> None:
@@ -134,7 +136,20 @@ class OrtEngine:
             self._loading.pop(key, None)
 
 
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _plan(path: Path, cores: int, max_batch_size: int) -> Plan:
+    """One run at a time on a GPU; on a CPU as many as there are cores, each in one of them.
+
+    Who is alone has all cores, from a session of its own: the graph is in memory twice.
+    """
+    providers = _providers()
+    if cores == 1 or CUDA in providers:
+        run = _run_of(path, cores, providers)
+        return Plan(run, run, 1, max_batch_size)
+    narrow = _run_of(path, 1, providers)
+    return Plan(_run_of(path, cores, providers), narrow, cores, min(CPU_ROWS, max_batch_size))
+
+
+def _run_of(path: Path, threads: int, providers: list[str]) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -142,7 +157,7 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     # spinning threads fight the rest of the process for its cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=_providers())
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime raises what it likes
         log.exception("%s can't be loaded", path)
         raise Unavailable(
@@ -150,109 +165,17 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
             "the server's log says why"
         ) from error
 
+    def run(inputs: Inputs) -> NDArray[Any]:
+        found: NDArray[Any] = session.run([OUTPUT_NAME], inputs)[0]
+        return found
+
+    return run
+
 
 def _providers() -> list[str]:
     import onnxruntime
 
-    cuda = "CUDAExecutionProvider"
-    if NVIDIA_DRIVER.exists() and cuda in onnxruntime.get_available_providers():
+    if NVIDIA_DRIVER.exists() and CUDA in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()  # CUDA's libraries from the wheels that torch uses
-        return [cuda, "CPUExecutionProvider"]
+        return [CUDA, "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
-
-
-class _Batcher:
-    """One session, one worker thread, one queue."""
-
-    def __init__(
-        self, session: onnxruntime.InferenceSession, name: str, max_batch_size: int
-    ) -> None:
-        self._session = session
-        self._name = name
-        self._max_batch_size = max_batch_size
-        self._queue: deque[Request] = deque()
-        self._wake = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"onnxruntime {name}", daemon=True)
-        self._thread.start()
-
-    def submit(self, inputs: Inputs) -> Future[Any]:
-        future: Future[Any] = Future()
-        n = len(next(iter(inputs.values())))
-        with self._wake:
-            if self._closed:
-                raise Unavailable(f"{self._name} is being replaced", retry_after_s=1)
-            if len(self._queue) >= MAX_QUEUE_SIZE:  # callers that gave up hold no place
-                self._queue = deque(one for one in self._queue if not one[2].cancelled())
-            if len(self._queue) >= MAX_QUEUE_SIZE:
-                raise QueueFull(
-                    f"{self._name} has {MAX_QUEUE_SIZE} requests waiting", retry_after_s=1
-                )
-            self._queue.append((inputs, n, future))
-            self._wake.notify()
-        return future
-
-    def close(self) -> None:
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-
-    def join(self) -> None:
-        """Wait until the last batch is done."""
-        self._thread.join()
-
-    def _work(self) -> None:
-        while batch := self._take():
-            futures = [future for _, _, future in batch]
-            try:
-                images = self._run([inputs for inputs, _, _ in batch])
-                ends = np.cumsum([n for _, n, _ in batch])
-                if len(images) != ends[-1]:
-                    raise ValueError(f"{len(images)} images for a batch of {ends[-1]}")
-            except Exception as error:  # noqa: BLE001 onnxruntime raises what it likes
-                self._one_by_one(batch, error)
-                continue
-            for future, image in zip(futures, np.split(images, ends[:-1]), strict=True):
-                future.set_result(image)
-
-    def _take(self) -> list[Request]:
-        """What is queued and fits one run: at most max_batch_size rows of one shape."""
-        batch: list[Request] = []
-        rows = 0
-        with self._wake:
-            while not batch:
-                while not self._queue:
-                    if self._closed:
-                        return []
-                    self._wake.wait()
-                while self._queue and self._fits(batch, rows):
-                    inputs, n, future = self._queue.popleft()
-                    if future.set_running_or_notify_cancel():
-                        batch.append((inputs, n, future))
-                        rows += n
-        return batch
-
-    def _fits(self, batch: list[Request], rows: int) -> bool:
-        inputs, n, _ = self._queue[0]
-        return not batch or (
-            rows + n <= self._max_batch_size and _shapes(inputs) == _shapes(batch[0][0])
-        )
-
-    def _run(self, requests: list[Inputs]) -> Any:
-        together = {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
-        return self._session.run(None, together)[0]
-
-    def _one_by_one(self, batch: list[Request], error: Exception) -> None:
-        """Find out whose row failed, so that nobody else's does."""
-        for inputs, _, future in batch:
-            try:
-                if len(batch) == 1:
-                    raise error
-                future.set_result(self._run([inputs]))
-            except Exception:
-                log.exception("%s failed", self._name)
-                future.set_exception(InternalError(f"{self._name} failed"))
-
-
-def _shapes(inputs: Inputs) -> list[tuple[int, ...]]:
-    return [array.shape[1:] for array in inputs.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,9 +19,9 @@ from gan_core.card import ModelCard
 from gan_core.errors import InvalidRequest, ServiceError
 from gan_core.latents import SEED_LIMIT
 
-from .encode import Format
-
 __all__ = [
+    "FORMATS",
+    "Format",
     "GenerationRequest",
     "GenerationResponse",
     "ImageData",
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 PROBLEM_TYPE = "application/problem+json"
+Format = Literal["png", "jpeg", "webp"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class _Body(BaseModel):

@@ -295,7 +295,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening: socket.socket | None = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # named as TCP, or event loops leave Nagle's algorithm on: 40 ms for every answer
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen()  # bound alone, it wouldn't keep a second server from the port

@@ -38,7 +38,7 @@ Using = Callable[[Callable[[Engine], Awaitable[Any]]], Any]
 @pytest.fixture(params=["ort", "triton"])
 def using(request: pytest.FixtureRequest, repository: Path) -> Using:
     """Runs a coroutine function with an engine, which is closed afterwards."""
-    make: Callable[[], Engine] = lambda: OrtEngine(repository, threads=1)  # noqa: E731
+    make: Callable[[], Engine] = lambda: OrtEngine(repository, cores=1)  # noqa: E731
     if request.param == "triton":
         address = request.getfixturevalue("triton").address
         make = lambda: TritonEngine(address)  # noqa: E731

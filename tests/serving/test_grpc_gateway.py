@@ -106,7 +106,7 @@ def failing(error: Exception) -> FakeEngine:
 
 
 def test_the_pixels_are_those_of_their_seeds(repository: Path) -> None:
-    answer = generated(OrtEngine(repository, threads=1), n=3, seed=2**64 - 1)
+    answer = generated(OrtEngine(repository, cores=1), n=3, seed=2**64 - 1)
     np.testing.assert_array_equal(pixels(answer), watermarked([2**64 - 1, 0, 1]))
     assert [image.seed for image in answer.images] == [2**64 - 1, 0, 1]
     assert (answer.model, answer.version, answer.usage.images) == ("marked", 1, 3)
@@ -115,7 +115,7 @@ def test_the_pixels_are_those_of_their_seeds(repository: Path) -> None:
 
 def test_labels_and_truncation_reach_the_graph(repository: Path) -> None:
     labels = [Label(index=3), Label(name="nine"), Label(index=0)]
-    answer = generated(OrtEngine(repository, threads=1), labels=labels, truncation=0.5, seed=1)
+    answer = generated(OrtEngine(repository, cores=1), labels=labels, truncation=0.5, seed=1)
     np.testing.assert_array_equal(pixels(answer), watermarked([1, 2, 3], [3, 9, 0], 0.5))
 
 
@@ -265,7 +265,7 @@ async def streamed(stub: Any, **fields: Any) -> list[Any]:
 
 def test_a_stream_has_the_images_in_order(repository: Path) -> None:
     chunks = asked(
-        OrtEngine(repository, threads=1), lambda stub: streamed(stub, n=80, seed=2**64 - 2)
+        OrtEngine(repository, cores=1), lambda stub: streamed(stub, n=80, seed=2**64 - 2)
     )
     assert [chunk.index for chunk in chunks] == list(range(80))
     assert all(chunk.last and chunk.offset == 0 for chunk in chunks)
@@ -544,7 +544,7 @@ CLIENTS_FAULT = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
 def status_of(repository: Path) -> Any:
     """Sends bytes to methods of one server that must survive them all; gives the status."""
     with asyncio.Runner() as runner:
-        server = running(OrtEngine(repository, threads=1))
+        server = running(OrtEngine(repository, cores=1))
         _, address = runner.run(server.__aenter__())
 
         async def connected() -> grpc.aio.Channel:

@@ -69,7 +69,7 @@ def generated(engine: Any, **fields: Any) -> ImageBatch:
 
 def locally(repository: Path, **fields: Any) -> ImageBatch:
     async def run() -> ImageBatch:
-        transport = ServiceTransport(OrtEngine(repository, threads=1))
+        transport = ServiceTransport(OrtEngine(repository, cores=1))
         try:
             return await transport.generate(parsed(**{"model": "marked", **fields}), 20)
         finally:
@@ -91,7 +91,7 @@ def locally(repository: Path, **fields: Any) -> ImageBatch:
     ids=["plain", "classes", "zeros", "two batches", "latents", "version"],
 )
 def test_the_pixels_are_the_local_ones(repository: Path, fields: dict[str, Any]) -> None:
-    ours = generated(OrtEngine(repository, threads=1), **fields)
+    ours = generated(OrtEngine(repository, cores=1), **fields)
     theirs = locally(repository, **fields)
     assert (ours.seeds, ours.model, ours.version) == (theirs.seeds, theirs.model, theirs.version)
     assert np.abs(ours.numpy().astype(int) - theirs.numpy()).max() <= 1
@@ -117,7 +117,7 @@ def test_a_versions_card_comes_back(repository: Path) -> None:
         cards = [await transport.model("versioned", version) for version in (1, 2, None)]
         return [card.sha256 for card in cards]
 
-    first, second, newest = over_grpc(OrtEngine(repository, threads=1), ask)
+    first, second, newest = over_grpc(OrtEngine(repository, cores=1), ask)
     assert first != second == newest
 
 

@@ -37,7 +37,7 @@ def own(tmp_path: Path) -> Path:
 
 def using(repository: Path, work: Callable[[OrtEngine], Coroutine[Any, Any, Any]]) -> Any:
     async def run() -> Any:
-        engine = OrtEngine(repository, threads=1)
+        engine = OrtEngine(repository, cores=1)
         try:
             return await work(engine)
         finally:

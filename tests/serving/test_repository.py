@@ -437,7 +437,7 @@ def served(repository: Path) -> dict[int, float]:
     """The trained_kimg of every version that serves, each proven by its picture."""
 
     async def ask() -> dict[int, float]:
-        engine = OrtEngine(repository, threads=1)
+        engine = OrtEngine(repository, cores=1)
         published = await engine.published("marked")
         for version, card in published.cards.items():
             graph = (repository / "marked" / str(version) / "model.onnx").read_bytes()

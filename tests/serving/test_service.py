@@ -67,7 +67,7 @@ def from_repository(repository: Path, *requests: dict[str, Any]) -> list[Generat
     """Answers of the real engine in this process."""
 
     async def ask() -> list[Generation]:
-        engine = OrtEngine(repository, threads=1)
+        engine = OrtEngine(repository, cores=1)
         service = ImageService(engine, max_n=100)
         try:
             return [await service.generate(parsed(**{"model": "marked", **r})) for r in requests]
@@ -92,7 +92,7 @@ many_classes = st.fixed_dictionaries(
 def service(repository: Path) -> Any:
     """The real engine's service and a loop to run it on."""
     with asyncio.Runner() as runner:
-        engine = OrtEngine(repository, threads=1)
+        engine = OrtEngine(repository, cores=1)
         yield lambda request: runner.run(ImageService(engine, max_n=40).generate(request))
         runner.run(engine.close())
 

@@ -14,8 +14,7 @@ from gan_serving.schema import parsed
 from .image_service_pb2 import GenerateRequest, GetModelRequest, Label, OutputFormat
 
 if TYPE_CHECKING:
-    from gan_serving.encode import Format
-    from gan_serving.schema import GenerationRequest
+    from gan_serving.schema import Format, GenerationRequest
 
 __all__ = ["FORMATS", "RAW", "message_of", "model_message", "request_of"]
 
