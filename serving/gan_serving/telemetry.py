@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,10 @@ __all__ = ["Seen", "Telemetry"]
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
-access = structlog.get_logger("ganforge.access")
+ACCESS_LOG = "ganforge.access"
+
+log = logging.getLogger(ACCESS_LOG)
+access = structlog.get_logger(ACCESS_LOG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,10 @@ class Telemetry:
         labels = request.protocol, request.route, model
         self._requests.labels(*labels, request.code).inc()
         self._seconds.labels(*labels).observe(request.seconds)
-        fields = {**asdict(request), "model": model, "ms": round(request.seconds * 1000, 2)}
-        del fields["seconds"]
-        access.info("request", **fields)
+        if log.isEnabledFor(logging.INFO):
+            fields = {**asdict(request), "model": model, "ms": round(request.seconds * 1000, 2)}
+            del fields["seconds"]
+            access.info("request", **fields)
 
     def ran(self, model: str, images: int, seconds: float) -> None:
         """An engine has answered."""
