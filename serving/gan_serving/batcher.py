@@ -18,7 +18,7 @@ import numpy as np
 
 from gan_core.errors import InternalError, QueueFull, Unavailable
 
-from .repository import MAX_QUEUE_SIZE
+from .triton_config import MAX_QUEUE_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

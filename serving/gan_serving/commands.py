@@ -63,10 +63,14 @@ class LogLevel(StrEnum):
 def add_commands(app: typer.Typer) -> None:
     """Add them."""
     from .key_commands import app as keys
+    from .release_commands import canary, promote, rollback
     from .triton_commands import app as triton
 
     for command, example in (
         (publish, "ganforge publish runs/first --model digits_dcgan"),
+        (canary, "ganforge canary digits_dcgan --weight 0.1"),
+        (promote, "ganforge promote digits_dcgan"),
+        (rollback, "ganforge rollback digits_dcgan"),
         (serve, "ganforge serve --engine triton --http-port 8080"),
         (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
         (models, "ganforge models --json"),
@@ -84,18 +88,24 @@ def publish(
     triton: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A Triton to load it into, gRPC.")
     ] = None,
+    canary: Annotated[
+        float | None, typer.Option(help="Share of the requests it gets, on trial; all by default.")
+    ] = None,
 ) -> None:
     """Publish an exported generator as a new version; a running 'ganforge serve' picks it up."""
+    from .release_commands import load_into
     from .repository import publish as publish_to
 
     source = _export_of(run)
-    published, path = publish_to(source, repository, model)
+    published, path = publish_to(source, repository, model, canary)
+    version = int(path.name)
     context.obj.notify(
-        "ganforge_published", card=published.card, version=published.version, path=path
+        "ganforge_published", card=published.cards[version], version=version, path=path
     )
-    say(f"{path}: {published.name} version {published.version}")
+    trial = "" if canary is None else f", for {canary:.0%} of the requests"
+    say(f"{path}: {published.name} version {version}{trial}")
     if triton:
-        _load_into(triton, published.name)
+        load_into(triton, published.name)
         say(f"loaded by Triton at {triton}")
     say(f"Next: ganforge serve --repository {repository}")
 
@@ -116,21 +126,6 @@ def _export_of(run: Path) -> Path:
             f"'ganforge export {run}' again, or 'ganforge publish {export}' as it is"
         )
     return export
-
-
-def _load_into(address: str, model: str) -> None:
-    import asyncio
-
-    from .triton_engine import TritonEngine
-
-    async def load() -> None:
-        engine = TritonEngine(address)
-        try:
-            await engine.load(model)
-        finally:
-            await engine.close()
-
-    asyncio.run(load())
 
 
 def serve(

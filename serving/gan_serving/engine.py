@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .repository import Published
+    from .published import Published
 
 __all__ = ["Engine", "Inference"]
 

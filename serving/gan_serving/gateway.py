@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .http_jobs import JobRunner
     from .jobs import JobStore
     from .keys import Caller
+    from .published import Published
     from .readiness import Readiness
-    from .repository import Published
     from .service import ImageService
 
 __all__ = ["create_app", "readiness_response"]
@@ -215,6 +215,7 @@ def _info(published: Published, version: int | None = None) -> ModelInfo:
     return ModelInfo(
         id=published.name,
         created=int(card.created.timestamp()),
+        version=version or published.version,
         versions=sorted(published.cards),
         card=card,
     )

@@ -35,8 +35,8 @@ from .service import card_of
 if TYPE_CHECKING:
     from .gatekeeper import Gatekeeper
     from .keys import Caller
+    from .published import Published
     from .readiness import Readiness
-    from .repository import Published
     from .schema import GenerationRequest
     from .service import Generation, ImageService
 

@@ -17,7 +17,8 @@ from gan_core.errors import DeadlineExceeded, ModelNotFound, Unavailable
 from .batcher import Batcher, Plan, Run
 from .cores import usable_cores
 from .engine import Inference
-from .repository import Published, model_names, read
+from .published import Published
+from .repository import model_names, read
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

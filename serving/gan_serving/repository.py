@@ -5,7 +5,7 @@
     model_repository/
     └── digits_dcgan/
         ├── config.pbtxt        lists the versions that serve; carries their cards
-        ├── 1/model.onnx
+        ├── 1/model.onnx        and card.json
         └── 2/model.onnx
 
 config.pbtxt is the commit point: a version that it doesn't list isn't there. It is replaced by
@@ -21,69 +21,49 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard, TensorSpec
+from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw, seed_range
 
-if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
+from .published import Published, Release
+from .triton_config import config_text, described
 
-__all__ = ["MAX_BATCH_SIZE", "Published", "described", "model_names", "publish", "read"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "UNLOADED",
+    "changing",
+    "commit_release",
+    "is_name",
+    "model_names",
+    "not_found",
+    "publish",
+    "read",
+    "versions_in",
+    "with_release",
+]
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_SIZE = 32
-MAX_QUEUE_SIZE = 256
-QUEUE_TIMEOUT_S = 10
-VERSIONS_WARM = 2
 NAME_LENGTH = 64
-CARD_KEY = "ganforge.card"
 SCRATCH = ".publish-"
+UNLOADED = "config.pbtxt.unloaded"
 READABLE_IR_VERSION, READABLE_OPSET = 9, 20
 """What onnxruntime 1.17 reads, and with it every Triton container since 24.02."""
-TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
-CPP_BACKEND_PARAMETERS = {
-    # The C++ backend reads these after the accelerators and resets those that are missing:
-    # heuristic convolution search, because the exhaustive one runs again for every new shape
-    "cudnn_conv_algo_search": "1",
-    "arena_extend_strategy": "1",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A model as its config.pbtxt describes it."""
-
-    name: str
-    cards: Mapping[int, ModelCard]
-    """By version, for every version that serves."""
-    max_batch_size: int = MAX_BATCH_SIZE
-    """Most rows of one inference."""
-
-    @property
-    def version(self) -> int:
-        """The newest version that serves."""
-        return max(self.cards)
-
-    @property
-    def card(self) -> ModelCard:
-        """The newest version's card."""
-        return self.cards[self.version]
 
 
 def model_names(repository: Path) -> list[str]:
     """Names of the models in a repository, sorted."""
     found = (path.parent.name for path in repository.glob("*/config.pbtxt"))
-    return sorted(filter(_is_name, found))
+    return sorted(filter(is_name, found))
 
 
 def read(repository: Path, model: str) -> Published:
@@ -94,9 +74,19 @@ def read(repository: Path, model: str) -> Published:
         Unavailable: its config.pbtxt can't be read.
     """
     path = repository / model / "config.pbtxt"
-    if not _is_name(model) or not path.is_file():
-        names = ", ".join(model_names(repository)) or "none"
-        raise ModelNotFound(f"no model is called {model!r}; published: {names}", param="model")
+    if not is_name(model) or not path.is_file():
+        raise not_found(repository, model)
+    return _read(path)
+
+
+def not_found(repository: Path, model: str) -> ModelNotFound:
+    """The error for a model that isn't there; it names those that are."""
+    names = ", ".join(model_names(repository)) or "none"
+    return ModelNotFound(f"no model is called {model!r}; published: {names}", param="model")
+
+
+def _read(path: Path) -> Published:
+    model = path.parent.name
     from google.protobuf import text_format
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -107,58 +97,88 @@ def read(repository: Path, model: str) -> Published:
         raise Unavailable(f"model {model!r} has an unreadable config.pbtxt") from error
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether a model may be called so; nothing else ever becomes a path."""
     return len(name) <= NAME_LENGTH and bool(re.fullmatch(NAME_PATTERN, name))
 
 
-def described(model: str, config: ModelConfig) -> Published:
-    """What a Triton model configuration publishes of a model.
-
-    Raises:
-        ValueError: it carries no card, or one that can't be read.
-    """
-    versions = sorted(config.version_policy.specific.versions)
-    if not versions:
-        raise ValueError(f"model {model!r} lists no version and carries no {CARD_KEY!r}")
-    cards = {
-        version: ModelCard.model_validate_json(
-            config.parameters[_card_key(version, versions[-1])].string_value
-        )
-        for version in versions
-    }
-    return Published(model, cards, config.max_batch_size)
-
-
-def publish(source: Path, repository: Path, model: str | None = None) -> tuple[Published, Path]:
+def publish(
+    source: Path, repository: Path, model: str | None = None, canary: float | None = None
+) -> tuple[Published, Path]:
     """Publish ``source`` (model.onnx and card.json) as a new version; returns it and its folder.
 
     Args:
         source: what ``ganforge export`` wrote.
         repository: created where it doesn't exist.
         model: name to publish under; the card's own by default.
+        canary: share of the requests that the new version answers, on trial; all by default.
 
     Raises:
         PublishError: the graph isn't what the card says, fails the checker, failed its parity,
-            or differs in inputs or output from what is published. The repository is as it was.
+            or differs in inputs or output from what is published; or there is no version that
+            a canary could be compared with. The repository is as it was.
     """
     card, graph = _read_source(source, model)
     _check_graph(card, graph)
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _locked(repository):
+        with changing(repository):
             for abandoned in repository.glob(f"{SCRATCH}*"):  # by a publisher that was killed
                 shutil.rmtree(abandoned, ignore_errors=True)
-            published = _existing(repository, card)
+            before = _existing(repository, card)
+            target = repository / card.model
             version = 1 + max(
-                (int(p.name) for p in (repository / card.model).glob("*") if p.name.isdecimal()),
-                default=0,
+                (int(path.name) for path in target.glob("*") if path.name.isdecimal()), default=0
             )
-            versions = {**(published.cards if published else {}), version: card}
-            warm = dict(sorted(versions.items())[-VERSIONS_WARM:])
-            _commit(repository / card.model, version, graph, warm)
+            release = _release(before, version, canary)
+            published = with_release(target, before, release, {version: card})
+            _commit(target, version, graph, published)
     except OSError as error:
         raise PublishError(f"can't write to {repository}: {error}") from error
-    return Published(card.model, warm), repository / card.model / str(version)
+    return published, target / str(version)
+
+
+def _release(before: Published | None, version: int, canary: float | None) -> Release:
+    if canary is None:
+        return Release(version=version, previous=before.version if before else None)
+    if before is None:
+        raise PublishError("a canary needs a version that serves already: publish one without")
+    if not 0 < canary < 1:
+        raise PublishError(f"canary: {canary} is not a share above 0 and below 1")
+    stable = before.release
+    return Release(version=stable.version, previous=stable.previous, canary=version, weight=canary)
+
+
+def versions_in(folder: Path) -> list[int]:
+    """The versions that a model's folder holds, whether they serve or not, sorted."""
+    found = folder.glob("*/model.onnx")
+    return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
+
+
+def with_release(
+    folder: Path,
+    before: Published | None,
+    release: Release,
+    new: Mapping[int, ModelCard] | None = None,
+) -> Published:
+    """A model with another release; cards of versions that come back are read from its folder.
+
+    Raises:
+        PublishError: a version's card.json is missing or can't be read.
+    """
+    known = {**(before.cards if before else {}), **(new or {})}
+    cards = {
+        version: known[version] if version in known else _card_of(folder / str(version))
+        for version in sorted(release.warm())
+    }
+    return Published(folder.name, cards, release)
+
+
+def _card_of(folder: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json((folder / "card.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise PublishError(f"version {folder.name} can't serve again: {error}") from error
 
 
 def _read_source(source: Path, model: str | None) -> tuple[ModelCard, bytes]:
@@ -245,10 +265,12 @@ def _check_output(card: ModelCard, n: int, image: Any) -> None:
 
 
 def _existing(repository: Path, card: ModelCard) -> Published | None:
-    if not (repository / card.model / "config.pbtxt").exists():
+    folder = repository / card.model
+    path = next((p for p in (folder / "config.pbtxt", folder / UNLOADED) if p.exists()), None)
+    if path is None:
         return None
     try:
-        published = read(repository, card.model)
+        published = _read(path)
     except Unavailable as error:
         raise PublishError(f"{error}: {error.__cause__}; mend or remove it first") from error
     if published.card.signature() != card.signature():
@@ -264,85 +286,49 @@ def _text(card: ModelCard) -> str:
     return ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in specs)
 
 
-def _commit(target: Path, version: int, graph: bytes, warm: Mapping[int, ModelCard]) -> None:
+def _commit(target: Path, version: int, graph: bytes, published: Published) -> None:
     """Write the version's folder, then the config that lists it; each by a rename."""
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=target.parent))
-    try:
+    with _scratch(target.parent) as scratch:
         staged = scratch / target.name
-        (staged / str(version)).mkdir(parents=True)
-        _write(staged / str(version) / "model.onnx", graph)
-        _write(staged / "config.pbtxt", _config_text(target.name, warm).encode())
-        for folder in (staged / str(version), staged):
-            folder.chmod(0o755)
-            _fsync(folder)
+        folder = staged / str(version)
+        folder.mkdir(parents=True)
+        _write(folder / "model.onnx", graph)
+        _write(folder / "card.json", published.cards[version].model_dump_json().encode())
+        _write(staged / "config.pbtxt", config_text(published).encode())
+        for one in (folder, staged):
+            one.chmod(0o755)
+            _fsync(one)
         if target.exists():
-            (staged / str(version)).rename(target / str(version))
+            folder.rename(target / str(version))
             _fsync(target)
             (staged / "config.pbtxt").replace(target / "config.pbtxt")
+            (target / UNLOADED).unlink(missing_ok=True)
             _fsync(target)
         else:
             staged.rename(target)
             _fsync(target.parent)
+
+
+def commit_release(target: Path, published: Published) -> None:
+    """Replace a model's config.pbtxt, by a rename."""
+    with _scratch(target.parent) as scratch:
+        _write(scratch / "config.pbtxt", config_text(published).encode())
+        (scratch / "config.pbtxt").replace(target / "config.pbtxt")
+        _fsync(target)
+
+
+@contextmanager
+def _scratch(repository: Path) -> Iterator[Path]:
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=repository))
+    try:
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _config_text(model: str, warm: Mapping[int, ModelCard]) -> str:
-    from google.protobuf import text_format
-
-    return text_format.MessageToString(_config(model, warm))
-
-
-def _config(model: str, warm: Mapping[int, ModelCard]) -> ModelConfig:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
-
-    newest = max(warm)
-    card = warm[newest]
-    config = ModelConfig(name=model, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
-    for item in card.inputs:
-        _describe(config.input.add(), item.tensor)
-    _describe(config.output.add(), card.output.tensor)
-    config.version_policy.specific.versions.extend(sorted(warm))
-    config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_AUTO)
-    policy = config.dynamic_batching.default_queue_policy
-    policy.timeout_action = ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = QUEUE_TIMEOUT_S * 1_000_000
-    policy.allow_timeout_override = True
-    policy.max_queue_size = MAX_QUEUE_SIZE
-    for n in (1, MAX_BATCH_SIZE):
-        _warm_up(config.model_warmup.add(name=f"batch_{n}", batch_size=n), card)
-    for version, one in warm.items():
-        config.parameters[_card_key(version, newest)].string_value = one.model_dump_json()
-    for key, value in CPP_BACKEND_PARAMETERS.items():
-        config.parameters[key].string_value = value
-    return config
-
-
-def _card_key(version: int, newest: int) -> str:
-    return CARD_KEY if version == newest else f"{CARD_KEY}.{version}"
-
-
-def _describe(tensor: Any, spec: TensorSpec) -> None:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
-    tensor.name = spec.name
-    tensor.data_type = DataType.Value(TRITON_TYPES[spec.dtype])
-    tensor.dims.extend(spec.shape)
-
-
-def _warm_up(sample: Any, card: ModelCard) -> None:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
-    example = draw(card.inputs, [0])
-    for item in card.inputs:
-        entry = sample.inputs[item.name]
-        entry.data_type = DataType.Value(TRITON_TYPES[item.tensor.dtype])
-        entry.dims.extend(example[item.name].shape[1:])
-        entry.zero_data = True
-
-
 @contextmanager
-def _locked(repository: Path) -> Iterator[None]:
+def changing(repository: Path) -> Iterator[None]:
+    """One process at a time changes a repository."""
     from filelock import FileLock
 
     with FileLock(repository / ".lock"):

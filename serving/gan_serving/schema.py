@@ -21,6 +21,7 @@ from gan_core.latents import SEED_LIMIT
 
 __all__ = [
     "FORMATS",
+    "CanaryRequest",
     "Format",
     "GenerationRequest",
     "GenerationResponse",
@@ -29,6 +30,8 @@ __all__ = [
     "ModelInfo",
     "ModelList",
     "Problem",
+    "PromoteRequest",
+    "ReleaseInfo",
     "Usage",
     "explained",
     "parsed",
@@ -131,10 +134,12 @@ class ModelInfo(_Answer):
     created: int
     """Unix time of the newest version's export."""
     owned_by: str = "ganforge"
+    version: int
+    """The one that answers where none is named."""
     versions: list[int]
     """Those that serve."""
     card: ModelCard
-    """The newest version's: inputs with their ranges, output, scores."""
+    """That version's, or that of the one asked for: inputs with their ranges, output, scores."""
 
 
 class ModelList(_Answer):
@@ -142,6 +147,38 @@ class ModelList(_Answer):
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]
+
+
+class PromoteRequest(_Body):
+    """Body of ``POST /admin/models/{model}:promote``."""
+
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """The canary by default."""
+
+
+class CanaryRequest(_Body):
+    """Body of ``POST /admin/models/{model}:canary``."""
+
+    weight: Annotated[float, Field(gt=0, lt=1, examples=[0.1])]
+    """Share of the requests that name no version."""
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """The newest by default."""
+
+
+class ReleaseInfo(_Answer):
+    """Which version of a model answers whom."""
+
+    model: str
+    version: int
+    """It answers those who name none."""
+    previous: int | None = None
+    """It did before."""
+    canary: int | None = None
+    """It answers a share of them, on trial."""
+    weight: float | None = None
+    """That share."""
+    versions: list[int]
+    """Those that serve, to whoever names them."""
 
 
 class JobInfo(_Answer):

@@ -28,6 +28,7 @@ from .grpc_gateway import GrpcGateway
 from .http_jobs import JobRunner
 from .jobs import JobStore
 from .keys import Keyring
+from .operations import Operator
 from .ort_engine import OrtEngine
 from .readiness import Readiness
 from .service import ImageService
@@ -131,13 +132,18 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
                 max_waiting=options.max_waiting,
             )
             readiness, telemetry = Readiness(service), Telemetry(service)
+            supervisor = _supervisor(options, engine, readiness)
+            operator = _operator(options, engine, supervisor)
+            service.canaries.on_failed = operator.end_trial
             service.on_run = telemetry.ran
             runner = JobRunner(store, service)
             app = create_app(service, readiness, gatekeeper, telemetry, runner)
             http = _http(app, options.tls)
-            admin = _http(create_admin_app(readiness, telemetry), None)
+            admin = _http(
+                create_admin_app(service, readiness, telemetry, gatekeeper, operator), None
+            )
             calls = GrpcGateway(service, readiness, gatekeeper, credentials=_credentials(options))
-            async with _supervised(options, engine, readiness), _running(runner):
+            async with _supervised(supervisor), _running(runner):
                 faces = _Faces(http, calls, admin, listening, options)
                 await faces.run(stopping, readiness, on_start)
 
@@ -253,21 +259,24 @@ async def _engine(options: Options) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-@contextlib.asynccontextmanager
-async def _supervised(
-    options: Options, engine: Engine, readiness: Readiness
-) -> AsyncIterator[None]:
-    """The local Triton under supervision, where there is one."""
+def _supervisor(options: Options, engine: Engine, readiness: Readiness) -> Supervisor | None:
+    """Of the local Triton, where there is one."""
     if not isinstance(engine, TritonEngine) or options.triton:
-        yield
-        return
+        return None
     from .local_triton import home
     from .triton_process import LocalTriton
 
     # one folder for all: a server that was killed is cleaned up after by the next
     record = platformdirs.user_log_path("ganforge") / f"triton-{os.getpid()}.log"
     triton = LocalTriton(options.repository, home=home(), log=record)
-    supervisor = Supervisor(triton, engine, options.repository, readiness)
+    return Supervisor(triton, engine, options.repository, readiness)
+
+
+@contextlib.asynccontextmanager
+async def _supervised(supervisor: Supervisor | None) -> AsyncIterator[None]:
+    if supervisor is None:
+        yield
+        return
     try:
         await supervisor.start()
         watching = asyncio.create_task(supervisor.run())
@@ -278,7 +287,20 @@ async def _supervised(
             await asyncio.gather(watching, return_exceptions=True)
     finally:
         await supervisor.stop()
-    record.unlink(missing_ok=True)  # kept where something went wrong
+    supervisor.triton.log.unlink(missing_ok=True)  # kept where something went wrong
+
+
+def _operator(options: Options, engine: Engine, supervisor: Supervisor | None) -> Operator:
+    async def follow(model: str) -> None:
+        if supervisor is not None:
+            await supervisor.follow()
+        elif isinstance(engine, TritonEngine):
+            if (options.repository / model / "config.pbtxt").exists():
+                await engine.load(model)
+            else:
+                await engine.unload(model)
+
+    return Operator(options.repository if options.repository.is_dir() else None, follow)
 
 
 def is_loopback(host: str) -> bool:

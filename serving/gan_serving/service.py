@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gan_core.card import LabelInput, LatentInput, ModelCard
+from gan_core.card import ModelCard
 from gan_core.errors import (
     DeadlineExceeded,
     InternalError,
-    InvalidRequest,
     ModelNotFound,
-    NotSupported,
     QueueFull,
     Unavailable,
 )
-from gan_core.latents import check_truncation, draw, random_seed, seed_range
+from gan_core.latents import draw
 
 from .admission import Admission
+from .canaries import Canaries
+from .tensors import count_of, tensors_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .engine import Engine, Inference
-    from .repository import Published
+    from .published import Published
     from .schema import GenerationRequest
 
 __all__ = ["ANYBODY", "Generation", "ImageService", "card_of"]
@@ -42,8 +40,6 @@ BATCHES_RUNNING = 2
 """Batches that an engine may have: one that runs, and the next."""
 ANYBODY = "anybody"
 """Whose requests they are where nobody said."""
-
-GENERATED_FROM = ("latent", "label", "truncation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +78,7 @@ class ImageService:
         self.timeout_s = timeout_s
         self.admissions: dict[str, Admission] = {}
         """The gate of each model that was asked for."""
+        self.canaries = Canaries()
         self.on_run: Callable[[str, int, float], None] = lambda model, images, seconds: None
         """Told of each part that an engine has answered: model, images, seconds."""
         self._max_waiting = max(max_waiting, max_n)
@@ -115,11 +112,11 @@ class ImageService:
         started = time.perf_counter()
         published = await self.engine.published(request.model)
         card = card_of(published, request.version)
-        seeds, inputs = _tensors(request, card, self.max_n)
+        seeds, inputs = tensors_of(request, card, self.max_n)
         limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
         shown = [None] * len(seeds) if request.latents is not None else seeds
         done = 0
-        answers = self._infer(published, inputs, limit_s, request.version, caller)
+        answers = self._tried(published, inputs, limit_s, request.version, caller, seeds[0])
         async with aclosing(answers):
             async for answer in answers:
                 n = len(answer.image)
@@ -138,7 +135,7 @@ class ImageService:
         Raises:
             InvalidRequest: more than it may, or as many as it contradicts.
         """
-        return _count(request, self.max_n)
+        return count_of(request, self.max_n)
 
     async def check_request(self, request: GenerationRequest) -> None:
         """Make sure that a request could be fulfilled, without doing so.
@@ -147,7 +144,7 @@ class ImageService:
             ServiceError: it couldn't; the subclass says why.
         """
         published = await self.engine.published(request.model)
-        _tensors(request, card_of(published, request.version), self.max_n)
+        tensors_of(request, card_of(published, request.version), self.max_n)
 
     async def models(self) -> list[Published]:
         """Every model that can be asked for now, by name."""
@@ -177,6 +174,35 @@ class ImageService:
                 raise (_late(model, timeout_s) if late else error) from error
         else:
             self._answered_at[model] = time.monotonic()
+
+    async def _tried(
+        self,
+        published: Published,
+        inputs: dict[str, NDArray[Any]],
+        timeout_s: float,
+        version: int | None,
+        caller: str,
+        seed: int,
+    ) -> AsyncGenerator[Inference, None]:
+        """Answers of the version asked for, or of a canary, for which the other stands in."""
+        chosen = version or self.canaries.choose(published, seed)
+        if chosen != (version or published.version):
+            answered = False
+            try:
+                async with aclosing(
+                    self._infer(published, inputs, timeout_s, chosen, caller)
+                ) as answers:
+                    async for answer in answers:
+                        answered = True
+                        yield answer
+            except (InternalError, Unavailable):
+                if answered:
+                    raise
+            else:
+                return
+        async with aclosing(self._infer(published, inputs, timeout_s, version, caller)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def _infer(
         self,
@@ -229,10 +255,15 @@ class ImageService:
         async with admission.place(caller, n, max(deadline - time.monotonic(), 0)):
             began = time.monotonic()
             left_s = max(deadline - began, 0.001)
-            answer = await self.engine.infer(published.name, part, version, left_s)
+            try:
+                answer = await self.engine.infer(published.name, part, version, left_s)
+                _verify(published.card, answer.image, n)
+            except (InternalError, Unavailable, DeadlineExceeded):
+                self.canaries.failed(published, version or published.version)
+                raise
         now = self._answered_at[published.name] = time.monotonic()
         self.on_run(published.name, n, now - began)
-        _verify(published.card, answer.image, n)
+        self.canaries.answered(published, answer.version, answer.image, now - began)
         return answer
 
     def _admission(self, published: Published) -> Admission:
@@ -262,127 +293,6 @@ def card_of(published: Published, version: int | None) -> ModelCard:
             param="version",
         )
     return published.cards[version]
-
-
-def _tensors(
-    request: GenerationRequest, card: ModelCard, max_n: int
-) -> tuple[list[int], dict[str, NDArray[Any]]]:
-    """Seeds of the images, and the graph's inputs."""
-    n = _count(request, max_n)
-    _check_size(request, card)
-    _refuse_unused(request, card)
-    # beside given latents there is little to draw: the same request gives the same images
-    unasked = random_seed() if request.latents is None else 0
-    seeds = seed_range(unasked if request.seed is None else request.seed, n)
-    inputs = draw(card.inputs, seeds, request.truncation)
-    for item in card.inputs:
-        match item:
-            case LatentInput() if request.latents is not None:
-                inputs[item.name] = _latents(request.latents, n, item.dim)
-            case LabelInput():
-                labels = _labels(request, n)
-                if labels:
-                    indices = [_class_index(label, item, card.model) for label in labels]
-                    inputs[item.name] = np.array(indices, dtype=np.int64)[:, None]
-    return seeds, inputs
-
-
-def _count(request: GenerationRequest, max_n: int) -> int:
-    implied = [
-        len(given)
-        for given in (request.labels, request.latents)
-        if given is not None and not isinstance(given, str)
-    ]
-    n = request.n or (implied[0] if implied else 1)
-    if n > max_n:
-        raise InvalidRequest(f"n: {n} images are asked for; at most {max_n} per request", param="n")
-    for name, given in (("labels", request.labels), ("latents", request.latents)):
-        if given is not None and not isinstance(given, str) and len(given) != n:
-            raise InvalidRequest(f"{name}: {len(given)} are given for n = {n}", param=name)
-    return n
-
-
-def _check_size(request: GenerationRequest, card: ModelCard) -> None:
-    made = f"{card.output.width}x{card.output.height}"
-    if request.size not in ("auto", made):
-        raise InvalidRequest(
-            f"size: {card.model!r} makes {made} images, not {request.size!r}; "
-            f"'auto' or {made!r} are accepted",
-            param="size",
-        )
-
-
-def _refuse_unused(request: GenerationRequest, card: ModelCard) -> None:
-    """A field that the model has no input for is a mistake, not something to ignore."""
-    other = [item.role for item in card.inputs if item.role not in GENERATED_FROM]
-    if other:
-        raise NotSupported(f"{card.model!r} needs a {other[0]} input: it can't generate from noise")
-    for field, role in (("label", "label"), ("labels", "label"), ("latents", "latent")):
-        if getattr(request, field) is not None and card.input(role) is None:
-            raise InvalidRequest(f"{field}: {card.model!r} has no {role} input", param=field)
-    if request.truncation is not None and not card.can_be_truncated:
-        raise InvalidRequest(f"truncation: {card.model!r} has no truncation", param="truncation")
-    if request.truncation is not None:
-        if request.latents is not None and not card.input("truncation"):
-            raise InvalidRequest(
-                f"truncation: {card.model!r} truncates the latents it draws; these are given",
-                param="truncation",
-            )
-        try:
-            check_truncation(card.inputs, request.truncation)
-        except ValueError as error:
-            raise InvalidRequest(f"truncation: {error}", param="truncation") from error
-    if request.label is not None and request.labels is not None:
-        raise InvalidRequest("label: give label or labels, not both", param="label")
-
-
-def _labels(request: GenerationRequest, n: int) -> Sequence[int | str]:
-    if request.labels is not None:
-        return request.labels
-    return [] if request.label is None else [request.label] * n
-
-
-def _class_index(label: int | str, item: LabelInput, model: str) -> int:
-    if isinstance(label, int) and 0 <= label < len(item.classes):
-        return label
-    if isinstance(label, str) and label in item.classes:
-        return item.classes.index(label)
-    names = ", ".join(item.classes[:20]) + (", …" if len(item.classes) > 20 else "")
-    raise InvalidRequest(
-        f"label: {label!r} is out of range: model {model!r} has classes "
-        f"0-{len(item.classes) - 1}, called {names}",
-        param="label",
-    )
-
-
-def _latents(given: list[list[float]] | str, n: int, dim: int) -> NDArray[np.float32]:
-    if isinstance(given, str):
-        z = _decoded(given, n, dim)
-    else:
-        widths = {len(row) for row in given}
-        if widths != {dim}:
-            raise InvalidRequest(
-                f"latents: rows have {sorted(widths)} numbers, z has {dim}", param="latents"
-            )
-        z = np.array(given, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        z32 = z.astype(np.float32)
-    if not np.isfinite(z32).all():
-        raise InvalidRequest("latents: every number must be finite in float32", param="latents")
-    return z32
-
-
-def _decoded(text: str, n: int, dim: int) -> NDArray[Any]:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"latents: not base64: {error}", param="latents") from error
-    if len(raw) != n * dim * 4:
-        raise InvalidRequest(
-            f"latents: {len(raw)} bytes, but n = {n} of {dim} float32 are {n * dim * 4}",
-            param="latents",
-        )
-    return np.frombuffer(raw, dtype="<f4").reshape(n, dim)
 
 
 def _verify(card: ModelCard, images: NDArray[np.uint8], n: int) -> None:

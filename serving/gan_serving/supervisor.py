@@ -60,13 +60,14 @@ class Supervisor:
     def __init__(
         self, triton: LocalTriton, engine: TritonEngine, repository: Path, readiness: Readiness
     ) -> None:
-        self._triton = triton
+        self.triton = triton
         self._engine = engine
         self._repository = repository
         self._readiness = readiness
         self._loaded: dict[str, int] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._silent_rounds = 0
+        self._following = asyncio.Lock()
 
     async def start(self) -> None:
         """Start Triton and load every model.
@@ -74,12 +75,12 @@ class Supervisor:
         Raises:
             TritonError: it doesn't start. A model that doesn't load is logged, and tried again.
         """
-        await asyncio.to_thread(self._triton.start)
-        await self._engine.reconnect(self._triton.address)
+        await asyncio.to_thread(self.triton.start)
+        await self._engine.reconnect(self.triton.address)
         self._loaded.clear()
         self._troubles.clear()
         self._silent_rounds = 0
-        await self._load_changed()
+        await self.follow()
 
     async def run(self) -> None:
         """Watch for ever, a round a second."""
@@ -95,13 +96,13 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop Triton."""
         await self._engine.close()
-        await asyncio.to_thread(self._triton.stop)
+        await asyncio.to_thread(self.triton.stop)
 
     async def _round(self) -> None:
-        if not self._triton.alive():
+        if not self.triton.alive():
             log.warning("Triton is gone; starting it again")
             await self.start()
-        await self._load_changed()
+        await self.follow()
         try:
             problems = await self._readiness.check()
         except ServiceError as error:
@@ -114,8 +115,12 @@ class Supervisor:
             else:
                 await self._heal(model, problem)
 
+    async def follow(self) -> None:
+        """Load what has changed in the repository; config.pbtxt is the commit point."""
+        async with self._following:
+            await self._load_changed()
+
     async def _load_changed(self) -> None:
-        """Load what was published since the last round; config.pbtxt is the commit point."""
         present = {name: self._changed_ns(name) for name in model_names(self._repository)}
         for model, changed_ns in present.items():
             if self._loaded.get(model) != changed_ns:
@@ -141,7 +146,7 @@ class Supervisor:
         if self._silent_rounds < SILENT_ROUNDS_BEFORE_RESTART:
             raise error
         log.warning("Triton doesn't answer (%s); restarting it", error)
-        await asyncio.to_thread(self._triton.stop, SILENT_STOP_S)
+        await asyncio.to_thread(self.triton.stop, SILENT_STOP_S)
         await self.start()
 
     async def _heal(self, model: str, problem: ServiceError) -> None:
@@ -152,7 +157,7 @@ class Supervisor:
             return
         if trouble.heals >= HEALS_BEFORE_RESTART:
             log.warning("%s still fails (%s); restarting Triton", model, problem)
-            await asyncio.to_thread(self._triton.stop)
+            await asyncio.to_thread(self.triton.stop)
             await self.start()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)

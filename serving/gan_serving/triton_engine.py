@@ -21,12 +21,13 @@ from gan_core.errors import (
 )
 
 from .engine import Inference
-from .repository import Published, described
+from .triton_config import described
 
 if TYPE_CHECKING:
     from tritonclient.grpc.aio import InferenceServerClient
 
     from .engine import Inputs
+    from .published import Published
 
 __all__ = ["TritonEngine", "check_address"]
 
@@ -69,6 +70,19 @@ class TritonEngine:
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
     ) -> Inference:
         """Run the graph; Triton batches it with what else waits."""
+        if version is not None:
+            return await self._infer(model, inputs, version, timeout_s)
+        current = (await self.published(model)).version
+        try:
+            return await self._infer(model, inputs, current, timeout_s)
+        except (ModelNotFound, Unavailable):
+            self.forget(model)  # somebody may have published since
+            newer = (await self.published(model)).version
+            if newer == current:
+                raise
+            return await self._infer(model, inputs, newer, timeout_s)
+
+    async def _infer(self, model: str, inputs: Inputs, version: int, timeout_s: float) -> Inference:
         from tritonclient.grpc import InferInput
         from tritonclient.utils import InferenceServerException
 
@@ -81,7 +95,7 @@ class TritonEngine:
             result = await self._client.infer(
                 model,
                 tensors,
-                model_version="" if version is None else str(version),
+                model_version=str(version),
                 timeout=int(min(timeout_s, LONGEST_S) * 1e6),
                 client_timeout=min(timeout_s, LONGEST_S),
             )

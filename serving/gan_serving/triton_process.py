@@ -176,7 +176,7 @@ class LocalTriton:
     def __init__(self, repository: Path, *, home: Path, log: Path) -> None:
         self._repository = repository.absolute()
         self._environment = Environment.of(home)
-        self._log = log.absolute()
+        self.log = log.absolute()
         self._server: _Server | None = None
         self._lock = threading.RLock()
 
@@ -223,8 +223,8 @@ class LocalTriton:
 
     def _launch(self, deadline: float) -> bool:
         try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            self._server = _Server(self._environment, self._repository, self._log)
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._server = _Server(self._environment, self._repository, self.log)
         except OSError as error:
             raise TritonError(f"the local Triton can't be started: {error}") from error
         while self.alive():
@@ -238,9 +238,9 @@ class LocalTriton:
         return False
 
     def _last_lines(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()
+        lines = self.log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if line[:1] == "E" or "error" in line]
-        return " | ".join((errors or lines)[-3:]) + f" (all of it in {self._log})"
+        return " | ".join((errors or lines)[-3:]) + f" (all of it in {self.log})"
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """Stop the server, by force after ``timeout_s``, and remove what it leaves behind."""

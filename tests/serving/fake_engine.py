@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gan_core.card import ModelCard
 from gan_core.errors import ModelNotFound
 from gan_serving.engine import Inference
-from gan_serving.repository import Published
+from gan_serving.published import Published, Release
 from tests.serving.graphs import card_of, watermark
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FakeEngine:
         """Version 1 of the model."""
         if model not in self.cards:
             raise ModelNotFound(f"no model is called {model!r}; published: marked", param="model")
-        return Published(model, {1: self.cards[model]})
+        return Published(model, {1: self.cards[model]}, Release(version=1))
 
     async def models(self) -> list[str]:
         """Names."""

@@ -12,8 +12,10 @@ from PIL import Image
 from tests.serving.graphs import write_export
 from tests.serving.processes import ganforge
 
+COMMANDS = ("canary", "generate", "models", "promote", "publish", "rollback", "serve")
 
-@pytest.mark.parametrize("command", ["generate", "models", "publish", "serve"])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_commands_help_has_an_example(command: str) -> None:
     done = ganforge(command, "--help")
     assert done.returncode == 0
@@ -142,3 +144,27 @@ def test_an_export_is_published_only_if_it_is_of_the_newest_checkpoint(
     assert (done.returncode == 0) is published, done.stderr
     assert ("the newest checkpoint of 0.5" in done.stderr) is not published
     assert (tmp_path / "repository" / "marked").exists() is published
+
+
+def test_a_release_is_changed_by_commands(tmp_path: Path) -> None:
+    at = ("--repository", tmp_path / "repository")
+    source = write_export(tmp_path / "source", "marked")
+    for _ in range(2):
+        ganforge("publish", source, *at)
+    tried = ganforge("publish", source, *at, "--canary", "0.1")
+    assert "marked version 3, for 10% of the requests" in tried.stdout
+    for command, said in (
+        (("rollback", "marked"), "marked: version 2 answers"),
+        (
+            ("canary", "marked", "--weight", "0.2"),
+            "marked: version 2 answers, version 3 20% of them",
+        ),
+        (("promote", "marked"), "marked: version 3 answers"),
+        (("rollback", "marked"), "marked: version 2 answers"),
+    ):
+        assert ganforge(*command, *at).stdout.strip() == said
+    refused = ganforge("promote", "marked", *at)
+    assert (refused.returncode, refused.stderr.strip()) == (
+        1,
+        "error: 'marked' has no canary to promote: name a version",
+    )

@@ -22,7 +22,9 @@ from gan_core.errors import (
 from gan_core.latents import draw, seed_range
 from gan_serving.engine import Engine
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.repository import MAX_BATCH_SIZE, MAX_QUEUE_SIZE, read
+from gan_serving.published import MAX_BATCH_SIZE
+from gan_serving.repository import read
+from gan_serving.triton_config import MAX_QUEUE_SIZE
 from gan_serving.triton_engine import TritonEngine
 from tests.serving.graphs import (
     LABELLED_INPUTS,

@@ -15,7 +15,8 @@ import pytest
 from gan_core.errors import ModelNotFound, Unavailable
 from gan_core.latents import draw
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.repository import MAX_QUEUE_SIZE, publish
+from gan_serving.repository import publish
+from gan_serving.triton_config import MAX_QUEUE_SIZE
 from tests.serving.graphs import (
     LABELLED_INPUTS,
     WATERMARK_INPUTS,

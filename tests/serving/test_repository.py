@@ -36,7 +36,8 @@ from gan_core.card import (
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.repository import MAX_BATCH_SIZE, Published, model_names, publish, read
+from gan_serving.published import MAX_BATCH_SIZE
+from gan_serving.repository import model_names, publish, read
 from tests.serving.graphs import (
     LABELLED_INPUTS,
     WATERMARK_INPUTS,
@@ -178,7 +179,11 @@ def test_the_configuration_is_exactly_this(source: Path, published: Path) -> Non
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     for key in ("ganforge.card", "ganforge.card.1"):
         assert ModelCard.model_validate_json(parameters.pop(key)).model == "marked"
-    assert parameters == {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
+    assert parameters == {
+        "cudnn_conv_algo_search": "1",
+        "arena_extend_strategy": "1",
+        "ganforge.release": '{"version":2,"previous":1}',
+    }
     config.ClearField("parameters")
     wanted = model_config_pb2.ModelConfig()
     text_format.Parse(
@@ -509,11 +514,6 @@ def test_an_unreadable_configuration_is_unavailable(published: Path) -> None:
     (published / "marked" / "config.pbtxt").write_text("{{{")
     with pytest.raises(Unavailable, match=r"unreadable config\.pbtxt"):
         read(published, "marked")
-
-
-def test_the_newest_version_is_the_one_that_serves(published: Path) -> None:
-    card = read(published, "marked").card
-    assert Published("marked", {3: card, 4: card}).version == 4
 
 
 def test_max_batch_size_is_what_the_configuration_says(published: Path) -> None:

@@ -33,7 +33,7 @@ from gan_core.errors import (
 from gan_core.latents import latents
 from gan_serving.engine import Inference
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.repository import MAX_BATCH_SIZE
+from gan_serving.published import MAX_BATCH_SIZE
 from gan_serving.schema import parsed
 from gan_serving.service import Generation, ImageService
 from tests.serving.fake_engine import FakeEngine

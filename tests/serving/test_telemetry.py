@@ -15,6 +15,7 @@ from gan_serving.admin import create_admin_app
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.logs import set_up_logs
+from gan_serving.operations import Operator
 from gan_serving.readiness import Readiness
 from gan_serving.service import ImageService
 from gan_serving.telemetry import Telemetry
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 URL = "/v1/images/generations"
 GENERATE = {"method": "POST", "url": URL, "json": {"model": "marked", "n": 3}}
+
+
+def no_operator() -> Operator:
+    async def follow(model: str) -> None:
+        raise AssertionError(model)
+
+    return Operator(None, follow)
+
+
 Samples = dict[tuple[str, ...], float]
 
 
@@ -37,8 +47,9 @@ def counted(*requests: dict[str, Any], engine: FakeEngine | None = None) -> Samp
         service = ImageService(engine or FakeEngine())
         readiness, telemetry = Readiness(service), Telemetry(service)
         service.on_run = telemetry.ran
-        app = create_app(service, readiness, Gatekeeper(None), telemetry)
-        admin = create_admin_app(readiness, telemetry)
+        gatekeeper = Gatekeeper(None)
+        app = create_app(service, readiness, gatekeeper, telemetry)
+        admin = create_admin_app(service, readiness, telemetry, gatekeeper, no_operator())
         async with (
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g") as client,
             httpx.AsyncClient(transport=httpx.ASGITransport(admin), base_url="http://a") as other,
