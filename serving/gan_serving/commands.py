@@ -1,4 +1,4 @@
-"""The commands that serving adds to ``ganforge``: publish, serve, generate, models."""
+"""The commands that serving adds to ``ganforge``: publish, serve, generate, models, bench."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ class LogLevel(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Add them."""
+    from .bench.command import bench
     from .key_commands import app as keys
     from .release_commands import canary, promote, rollback
     from .triton_commands import app as triton
@@ -74,6 +75,7 @@ def add_commands(app: typer.Typer) -> None:
         (serve, "ganforge serve --engine triton --http-port 8080"),
         (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
         (models, "ganforge models --json"),
+        (bench, "ganforge bench digits_dcgan --concurrency 1,8,32"),
     ):
         app.command(epilog=f"Example: {example}")(command)
     app.add_typer(keys)
