@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .published import Published
     from .readiness import Readiness
     from .service import ImageService
-    from .telemetry import Telemetry
+    from .siblings import Exposition
 
 __all__ = ["create_admin_app"]
 
@@ -26,7 +26,7 @@ __all__ = ["create_admin_app"]
 def create_admin_app(
     service: ImageService,
     readiness: Readiness,
-    telemetry: Telemetry,
+    exposition: Exposition,
     gatekeeper: Gatekeeper,
     operator: Operator,
 ) -> FastAPI:
@@ -35,7 +35,7 @@ def create_admin_app(
     Args:
         service: whose models are shown.
         readiness: answers ``/readyz``.
-        telemetry: answers ``/metrics``.
+        exposition: answers ``/metrics``.
         gatekeeper: says who may change anything: admins' keys, never anybody.
         operator: makes the changes.
     """
@@ -47,7 +47,7 @@ def create_admin_app(
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Everything that is counted and timed, as Prometheus reads it."""
-        return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/readyz")
     async def readyz() -> Response:

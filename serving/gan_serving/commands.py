@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gan_client import Client
     from gan_core.card import ModelCard
 
-    from .server import Tls
+    from .options import Tls
 
 __all__ = ["add_commands"]
 
@@ -169,6 +169,9 @@ def serve(
         int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
     ] = 512,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest a request may take.")] = 30.0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=256, help="Gateway processes; 0 = by the cores.")
+    ] = 0,
     drain_s: Annotated[
         float, typer.Option(min=0, help="After SIGTERM: probes say no this long, then it stops.")
     ] = 0.0,
@@ -180,12 +183,17 @@ def serve(
     ),
 ) -> None:
     """Serve a repository over HTTP and gRPC, until Ctrl-C or SIGTERM."""
+    import os
+
     import uvloop
 
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # what is started here never forks on
     from .logs import set_up_logs
-    from .server import Listening, Options, is_loopback
+    from .options import Listening, Options
     from .server import serve as run_server
+    from .sockets import is_loopback
     from .triton_engine import check_address
+    from .workers import default_workers
 
     set_up_logs(log_format.value, log_level.value)
     chosen = engine or (EngineName.TRITON if triton or _has_triton() else EngineName.ORT)
@@ -210,6 +218,9 @@ def serve(
         max_waiting=max_waiting,
         max_n=max_n,
         timeout_s=timeout_s,
+        workers=workers or default_workers(chosen.value),
+        log_format=log_format.value,
+        log_level=log_level.value,
     )
     if not is_loopback(host) and keys is None and not insecure:
         raise ConfigError(
@@ -226,7 +237,7 @@ def serve(
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    from .server import Tls
+    from .options import Tls
 
     if certificate and key:
         return Tls(certificate=certificate, key=key, client_ca=client_ca)

@@ -56,6 +56,7 @@ class GrpcGateway:
         gatekeeper: knows who may ask for what.
         credentials: of TLS; None serves in the clear.
         max_message_bytes: largest request that is read.
+        shared_port: other processes listen on the same port.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class GrpcGateway:
         *,
         credentials: grpc.ServerCredentials | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        shared_port: bool = False,
     ) -> None:
         self._credentials = credentials
         self._health = Health(readiness, SERVICE.full_name)
@@ -86,7 +88,8 @@ class GrpcGateway:
             # one limit, not a range in which requests are refused at random
             ("grpc.max_metadata_size", METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half a port
+            # elsewhere a port that is taken is an error, not half a port
+            ("grpc.so_reuseport", int(shared_port)),
         ]
         self._server: grpc.aio.Server | None = None
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
-import socket
 import ssl
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ import uvicorn
 from gan_core.errors import ConfigError
 
 from .admin import create_admin_app
+from .cores import usable_cores
 from .gatekeeper import Gatekeeper
 from .gateway import create_app
 from .grpc_gateway import GrpcGateway
@@ -29,79 +28,28 @@ from .http_jobs import JobRunner
 from .jobs import JobStore
 from .keys import Keyring
 from .operations import Operator
+from .options import Doors, Listening, Options, Tls
 from .ort_engine import OrtEngine
 from .readiness import Readiness
+from .repository import model_names
 from .service import ImageService
+from .sockets import bracketed, listen, reserved, url_of
 from .supervisor import Supervisor
 from .telemetry import Telemetry
 from .triton_engine import TritonEngine
+from .workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from .engine import Engine
+    from .siblings import Siblings
 
-__all__ = ["Listening", "Options", "Tls", "is_loopback", "serve"]
+__all__ = ["answer", "engine_of", "serve", "signalled"]
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """A certificate for both protocols, as PEM files."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    """Who signs the certificates that clients must show; None asks for none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a server can be reached."""
-
-    http: str
-    """URL."""
-    grpc: str | None
-    """``grpc://host:port``, ``grpcs://`` with TLS."""
-    admin: str | None
-    """URL of metrics."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to serve."""
-
-    repository: Path
-    engine: str
-    """``triton`` or ``ort``."""
-    triton: str | None = None
-    """``host:port`` of a Triton that runs already; None starts the local one."""
-    host: str = "127.0.0.1"
-    http_port: int = 8080
-    """0 = any free one."""
-    grpc_port: int | None = None
-    """0 = any free one; None = no gRPC."""
-    admin_port: int | None = None
-    """For metrics; 0 = any free one; None = none."""
-    admin_host: str = "127.0.0.1"
-    keys: Path | None = None
-    """File of API keys; None lets in anybody."""
-    quota_storage: str = "memory://"
-    """Where the keys' rates are counted, as the ``limits`` library writes it."""
-    jobs: Path | None = None
-    """SQLite file of jobs, which then outlive the server; None keeps them while it runs."""
-    tls: Tls | None = None
-    drain_s: float = 0.0
-    """Seconds between saying no to probes and to requests, for balancers to notice."""
-    max_waiting: int = 512
-    """Most images that wait for a model."""
-    max_n: int = 64
-    """Most images per request."""
-    timeout_s: float = 30.0
-    """Longest that a request may take."""
 
 
 async def serve(options: Options, on_start: Callable[[Listening], None]) -> None:
@@ -117,35 +65,87 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
         raise ConfigError(
             f"{options.repository} is not a model repository: publish a model into it first"
         )
-    gatekeeper = Gatekeeper(Keyring(options.keys) if options.keys else None, options.quota_storage)
-    await gatekeeper.check()
     with (
-        _listen(options.host, options.http_port) as listening,
-        _signalled() as stopping,
-        _jobs(options.jobs) as store,
+        _opened(options) as doors,
+        signalled() as stopping,
+        _jobs(options.jobs) as jobs,
     ):
-        async with _engine(options) as engine:
-            service = ImageService(
-                engine,
-                max_n=options.max_n,
-                timeout_s=options.timeout_s,
-                max_waiting=options.max_waiting,
-            )
-            readiness, telemetry = Readiness(service), Telemetry(service)
-            supervisor = _supervisor(options, engine, readiness)
-            operator = _operator(options, engine, supervisor)
-            service.canaries.on_failed = operator.end_trial
-            service.on_run = telemetry.ran
-            runner = JobRunner(store, service)
-            app = create_app(service, readiness, gatekeeper, telemetry, runner)
-            http = _http(app, options.tls)
-            admin = _http(
-                create_admin_app(service, readiness, telemetry, gatekeeper, operator), None
-            )
-            calls = GrpcGateway(service, readiness, gatekeeper, credentials=_credentials(options))
-            async with _supervised(supervisor), _running(runner):
-                faces = _Faces(http, calls, admin, listening, options)
-                await faces.run(stopping, readiness, on_start)
+        options = replace(options, jobs=jobs)
+        async with engine_of(options) as engine:
+            if options.workers == 1:
+                await answer(options, engine, doors, stopping, on_start)
+            else:
+                await _share(options, engine, doors, stopping, on_start)
+
+
+async def answer(
+    options: Options,
+    engine: Engine,
+    doors: Doors,
+    stopping: asyncio.Event,
+    on_start: Callable[[Listening], None],
+    siblings: Siblings | None = None,
+) -> None:
+    """Serve from this process, until ``stopping`` is set.
+
+    Args:
+        options: how; ``jobs`` names a file.
+        engine: runs the graphs.
+        doors: where requests come in.
+        stopping: ends it.
+        on_start: told where it listens, once it does.
+        siblings: other processes that do the same, for numbers that are of all.
+    """
+    gatekeeper = await _gatekeeper(options)
+    service = ImageService(
+        engine,
+        max_n=options.max_n,
+        timeout_s=options.timeout_s,
+        max_waiting=options.max_waiting,
+    )
+    readiness, telemetry = Readiness(service), Telemetry(service)
+    supervisor = _supervisor(options, engine, readiness)
+    operator = _operator(options, engine, supervisor)
+    service.on_run, service.canaries.on_failed = telemetry.ran, operator.end_trial
+    runner = JobRunner(JobStore(options.jobs or Path()), service)
+    app = create_app(service, readiness, gatekeeper, telemetry, runner)
+    exposition = siblings.together(telemetry.exposition) if siblings else telemetry.exposition
+    admin = create_admin_app(service, readiness, exposition, gatekeeper, operator)
+    calls = GrpcGateway(
+        service,
+        readiness,
+        gatekeeper,
+        credentials=_credentials(options),
+        shared_port=siblings is not None,
+    )
+    async with _supervised(supervisor), _running(runner):
+        faces = _Faces(_http(app, options.tls), calls, _http(admin, None), doors, options)
+        await faces.run(stopping, readiness, on_start)
+
+
+async def _share(
+    options: Options,
+    engine: Engine,
+    doors: Doors,
+    stopping: asyncio.Event,
+    on_start: Callable[[Listening], None],
+) -> None:
+    """Serve from several processes; Triton stays with this one."""
+    await _gatekeeper(options)  # what is wrong with the keys is said once, and before anything runs
+    supervisor = _supervisor(options, engine, Readiness(ImageService(engine)))
+    async with _supervised(supervisor):
+        with contextlib.ExitStack() as ports:
+            if options.grpc_port is not None:
+                port = ports.enter_context(reserved(options.host, options.grpc_port))
+                options = replace(options, grpc_port=port)
+            await Workers(options, doors, supervisor).run(stopping, on_start)
+
+
+async def _gatekeeper(options: Options) -> Gatekeeper:
+    keyring = Keyring(options.keys) if options.keys else None
+    gatekeeper = Gatekeeper(keyring, options.quota_storage)
+    await gatekeeper.check()
+    return gatekeeper
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class _Faces:
     http: uvicorn.Server
     grpc: GrpcGateway
     admin: uvicorn.Server
-    listening: socket.socket
+    doors: Doors
     options: Options
 
     async def run(
@@ -163,28 +163,25 @@ class _Faces:
     ) -> None:
         if stopping.is_set():
             return
-        options, admin_at = self.options, None
-        with contextlib.ExitStack() as sockets:
-            faces = {self.http: self.listening}
-            if options.admin_port is not None:
-                operators = sockets.enter_context(_listen(options.admin_host, options.admin_port))
-                faces[self.admin] = operators
-                admin_at = _url("http", operators)
-            grpc_at = await self._start_grpc()
-            serving = [asyncio.create_task(one.serve([at])) for one, at in faces.items()]
-            stopped = asyncio.create_task(stopping.wait())
-            try:
-                while not self.http.started and not serving[0].done():
-                    await asyncio.sleep(0.01)
-                if self.http.started:
-                    scheme = "https" if options.tls else "http"
-                    on_start(Listening(_url(scheme, self.listening), grpc_at, admin_at))
-                await asyncio.wait((*serving, stopped), return_when=asyncio.FIRST_COMPLETED)
-                await self._drain(readiness)
-            finally:
-                stopped.cancel()
-                self.http.should_exit = self.admin.should_exit = True
-                await asyncio.gather(*serving, self.grpc.stop(DRAIN_S))
+        doors, faces = self.doors, {self.http: self.doors.http}
+        if doors.admin is not None:
+            faces[self.admin] = doors.admin
+        grpc_at = await self._start_grpc()
+        serving = [asyncio.create_task(one.serve([at])) for one, at in faces.items()]
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            while not self.http.started and not serving[0].done():
+                await asyncio.sleep(0.01)
+            if self.http.started:
+                scheme = "https" if self.options.tls else "http"
+                admin_at = url_of("http", doors.admin) if doors.admin else None
+                on_start(Listening(url_of(scheme, doors.http), grpc_at, admin_at))
+            await asyncio.wait((*serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(readiness)
+        finally:
+            stopped.cancel()
+            self.http.should_exit = self.admin.should_exit = True
+            await asyncio.gather(*serving, self.grpc.stop(DRAIN_S))
 
     async def _drain(self, readiness: Readiness) -> None:
         """Say no to probes first: whoever balances sends nothing more by the time we stop."""
@@ -197,20 +194,11 @@ class _Faces:
         if options.grpc_port is None:
             return None
         port = await self.grpc.start(options.host, options.grpc_port)
-        return f"{'grpcs' if options.tls else 'grpc'}://{_bracketed(options.host)}:{port}"
-
-
-def _url(scheme: str, listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"{scheme}://{_bracketed(host)}:{port}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        return f"{'grpcs' if options.tls else 'grpc'}://{bracketed(options.host)}:{port}"
 
 
 @contextlib.contextmanager
-def _signalled() -> Iterator[asyncio.Event]:
+def signalled() -> Iterator[asyncio.Event]:
     """Set by the first SIGTERM or SIGINT; a second SIGINT doesn't wait for what is in flight."""
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -228,12 +216,23 @@ def _signalled() -> Iterator[asyncio.Event]:
 
 
 @contextlib.contextmanager
-def _jobs(path: Path | None) -> Iterator[JobStore]:
+def _opened(options: Options) -> Iterator[Doors]:
+    with contextlib.ExitStack() as sockets:
+        http = sockets.enter_context(listen(options.host, options.http_port))
+        admin = None
+        if options.admin_port is not None:
+            admin = sockets.enter_context(listen(options.admin_host, options.admin_port))
+        yield Doors(http, admin)
+
+
+@contextlib.contextmanager
+def _jobs(path: Path | None) -> Iterator[Path]:
+    """The jobs' file; one that lasts as long as the server, where none is named."""
     if path is not None:
-        yield JobStore(path)
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="ganforge-") as folder:
-        yield JobStore(Path(folder) / "jobs.sqlite")
+        yield Path(folder) / "jobs.sqlite"
 
 
 @contextlib.asynccontextmanager
@@ -248,11 +247,12 @@ async def _running(runner: JobRunner) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _engine(options: Options) -> AsyncIterator[Engine]:
+async def engine_of(options: Options) -> AsyncIterator[Engine]:
+    """The engine that the options name; Triton itself is started by ``answer``."""
     if options.engine == "ort":
-        engine: Engine = OrtEngine(options.repository)
+        engine: Engine = OrtEngine(options.repository, max(1, usable_cores() // options.workers))
     else:
-        engine = TritonEngine(options.triton or "")
+        engine = TritonEngine(options.triton or "", lambda: model_names(options.repository))
     try:
         yield engine
     finally:
@@ -301,34 +301,6 @@ def _operator(options: Options, engine: Engine, supervisor: Supervisor | None) -
                 await engine.unload(model)
 
     return Operator(options.repository if options.repository.is_dir() else None, follow)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listening: socket.socket | None = None
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # named as TCP, or event loops leave Nagle's algorithm on: 40 ms for every answer
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen()  # bound alone, it wouldn't keep a second server from the port
-    except (OSError, OverflowError, ValueError) as error:
-        if listening is not None:
-            listening.close()
-        raise ConfigError(
-            f"can't listen on {host}:{port}: {error}; choose another --host or port"
-        ) from error
-    return listening
 
 
 class _Server(uvicorn.Server):

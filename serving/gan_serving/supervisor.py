@@ -18,6 +18,7 @@ from gan_core.errors import DeadlineExceeded, QueueFull, ServiceError, TritonErr
 from .repository import model_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .readiness import Readiness
@@ -68,6 +69,8 @@ class Supervisor:
         self._troubles: dict[str, _Trouble] = {}
         self._silent_rounds = 0
         self._following = asyncio.Lock()
+        self.on_moved: Callable[[str], None] = lambda address: None
+        """Told where Triton is, when it has been started again."""
 
     async def start(self) -> None:
         """Start Triton and load every model.
@@ -81,6 +84,7 @@ class Supervisor:
         self._troubles.clear()
         self._silent_rounds = 0
         await self.follow()
+        self.on_moved(self.triton.address)
 
     async def run(self) -> None:
         """Watch for ever, a round a second."""

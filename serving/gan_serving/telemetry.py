@@ -109,7 +109,7 @@ class Telemetry:
         """Files were made of pixels."""
         self._encoding.labels(output_format).observe(seconds / max(images, 1))
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """Everything, as Prometheus reads it."""
         return generate_latest(self._registry)
 

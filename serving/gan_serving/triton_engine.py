@@ -24,6 +24,8 @@ from .engine import Inference
 from .triton_config import described
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from tritonclient.grpc.aio import InferenceServerClient
 
     from .engine import Inputs
@@ -58,13 +60,15 @@ class TritonEngine:
 
     Args:
         address: ``host:port`` of Triton's gRPC endpoint.
+        expected: names of models that Triton should serve: while it doesn't know one of them
+            it is being loaded, or Triton is starting.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, expected: Callable[[], Collection[str]] = tuple) -> None:
         self._address = address
         self._connected: InferenceServerClient | None = None
         self._published: dict[str, tuple[float, Published]] = {}
-        self._expected: set[str] = set()
+        self._expected = expected
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -120,7 +124,7 @@ class TritonEngine:
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, "")
         ready = {entry.name for entry in index.models if entry.state == "READY"}
-        return sorted(ready | self._expected)
+        return sorted({*ready, *self._expected()})
 
     async def load(self, model: str) -> None:
         """Load a model, or what has changed of it.
@@ -130,7 +134,6 @@ class TritonEngine:
         """
         from tritonclient.utils import InferenceServerException
 
-        self._expected.add(model)
         self.forget(model)
         try:
             await self._client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
@@ -154,7 +157,6 @@ class TritonEngine:
         Raises:
             Unavailable: Triton refuses; the message is Triton's.
         """
-        self._expected.discard(model)
         await self._unload(model)
 
     async def _unload(self, model: str) -> None:
@@ -237,7 +239,7 @@ class TritonEngine:
         if "Request timeout expired" in message or status.endswith("DEADLINE_EXCEEDED"):
             raise DeadlineExceeded(f"{model or 'Triton'} gave no answer in time") from error
         unknown = "unknown model" in message or status.endswith("NOT_FOUND")
-        if unknown and model not in self._expected:
+        if unknown and model not in self._expected():
             raise ModelNotFound(f"no model is called {model!r}", param="model") from error
         if status.endswith("INVALID_ARGUMENT"):
             log.error("Triton refuses the tensors of %s: %s", model, message)

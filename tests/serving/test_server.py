@@ -22,7 +22,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from gan_client import Client
 from gan_core.errors import ConfigError, PermissionDenied, Unauthenticated
 from gan_serving.keys import Caller, add_key, revoke_key
-from gan_serving.server import Options, _listen, serve
+from gan_serving.options import Options
+from gan_serving.server import serve
+from gan_serving.sockets import listen
 from gan_serving.triton_process import LocalTriton
 from tests.serving.graphs import watermarked
 from tests.serving.processes import Serving, ganforge, tritons, wait_until
@@ -71,16 +73,16 @@ def test_a_triton_that_runs_already_is_used_and_left_running(
 
 
 def test_a_port_is_refused_to_a_second_server_from_the_very_start() -> None:
-    with _listen("127.0.0.1", 0) as first:
+    with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1:{port}"):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "a b", "\0"])
 def test_an_address_that_is_none_is_a_config_error(host: str) -> None:
     with pytest.raises(ConfigError, match="choose another --host"):
-        _listen(host, 0)
+        listen(host, 0)
 
 
 def test_without_a_repository_nothing_is_started(tmp_path: Path) -> None:

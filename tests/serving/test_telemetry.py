@@ -49,7 +49,9 @@ def counted(*requests: dict[str, Any], engine: FakeEngine | None = None) -> Samp
         service.on_run = telemetry.ran
         gatekeeper = Gatekeeper(None)
         app = create_app(service, readiness, gatekeeper, telemetry)
-        admin = create_admin_app(service, readiness, telemetry, gatekeeper, no_operator())
+        admin = create_admin_app(
+            service, readiness, telemetry.exposition, gatekeeper, no_operator()
+        )
         async with (
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g") as client,
             httpx.AsyncClient(transport=httpx.ASGITransport(admin), base_url="http://a") as other,
