@@ -165,12 +165,13 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys of a file.
 
     Raises:
-        ConfigError: there is no such file, others than its owner may read it, or it holds
-            something else than keys; the message names the line or field, and quotes no hash.
+        ConfigError: there is no such file, others than its owner may read it (or the group that
+            root lends it to), or it holds something else than keys; the message names the line
+            or field, and quotes no hash.
     """
     try:
         with path.open("rb") as file:
-            _check_private(path, os.fstat(file.fileno()).st_mode)
+            _check_private(path, os.fstat(file.fileno()))
             content = file.read()
     except FileNotFoundError as error:
         raise ConfigError(
@@ -187,8 +188,10 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise ConfigError(TEXT.sub("gf_…", f"{path}: {_reason(error)}")) from error
 
 
-def _check_private(path: Path, mode: int) -> None:
-    if mode & 0o077:
+def _check_private(path: Path, found: os.stat_result) -> None:
+    # root may lend its file to a group, as PostgreSQL lets it: a Kubernetes secret is root's, 0440
+    lent = found.st_uid == 0 != os.geteuid()
+    if (mode := found.st_mode) & (0o037 if lent else 0o077):
         raise ConfigError(
             f"others can read {path} (mode {mode & 0o777:03o}): chmod 600 {path}, and if they "
             "should not have, replace its keys"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -369,6 +370,31 @@ def test_a_file_opened_to_others_is_read_again_once_it_is_closed_to_them(
 def test_a_missing_file_says_what_makes_one(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'ganforge keys new NAME --file .*keys.yaml' makes one"):
         Keyring(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "reader", "is_private"),
+    [
+        (0o440, 0, 1000, True),  # as Kubernetes mounts a secret for a group
+        (0o640, 0, 1000, True),
+        (0o660, 0, 1000, False),
+        (0o444, 0, 1000, False),
+        (0o440, 0, 0, False),
+        (0o440, 1000, 1000, False),
+    ],
+)
+def test_only_root_may_lend_its_file_to_a_group(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    owner: int,
+    reader: int,
+    is_private: bool,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: reader)
+    found = os.stat_result((mode, 0, 0, 1, owner, owner, 0, 0, 0, 0))
+    with nullcontext() if is_private else pytest.raises(ConfigError, match="others can read"):
+        module._check_private(path, found)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
