@@ -2,6 +2,7 @@
 # make test     the test suite
 # make check    what CI runs: lint, types, architecture, tests
 # make proto    the protobuf modules from their .proto file
+# make lock     what the gateway's image holds, to the newest versions, with hashes
 # make setup    the virtual environment and the local Triton (the others do it first)
 # make clean    remove what these made
 
@@ -11,7 +12,7 @@ PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3 python3.13,$(
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint check proto setup clean
+.PHONY: demo test lint check proto lock setup clean
 
 demo: setup
 	@$(BIN)/python examples/demo.py
@@ -29,6 +30,14 @@ lint: setup
 
 proto: setup
 	$(BIN)/python -m gan_serving.grpc_api.generate
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate \
+	--python-version 3.12 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock'
+
+lock: setup
+	echo onnxruntime-gpu | $(LOCK) --excludes - --extra serve --extra redis \
+		pyproject.toml deploy/gateway.in -o deploy/requirements.lock
+	echo 'hatchling>=1.27' | $(LOCK) - -o deploy/build.lock
 
 setup: $(READY)
 
