@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from deploy.try_image_steps import instructions
 from gan_serving.commands import add_commands
 
-__all__ = ["DEPLOY", "ROOT", "instructions", "last", "serve_options"]
+__all__ = ["DEPLOY", "ROOT", "last", "serve_options"]
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-
-
-def instructions(stage: str) -> Iterator[tuple[str, str]]:
-    """Each instruction of a stage of the Dockerfile: its name, and what follows it."""
-    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-    inside = False
-    for line in text.splitlines():
-        name, _, rest = line.strip().partition(" ")
-        if name == "FROM":
-            inside = rest.endswith(f" AS {stage}")
-        if inside and name.isupper():
-            yield name, rest.strip()
 
 
 def last(stage: str, name: str) -> Any:
