@@ -23,6 +23,7 @@ ALL = {
     "affinity": {"nodeAffinity": {}},
     "podAnnotations": {"a": "b"},
     "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+    "modelsWritable": True,
     "serve": {"extraArgs": ["--grpc-port=-1"], "timeoutS": 12.5},
 }
 VALUES: dict[str, dict[str, Any]] = {
@@ -88,7 +89,7 @@ def test_the_gateways_arguments_are_ones_that_ganforge_takes(
     options = serve_options(gateway["args"])
     mounts = {mount["mountPath"] for mount in gateway["volumeMounts"]}
     assert str(options["keys"].parent) in mounts
-    assert str(options["repository"]) in mounts or options["triton"] == "127.0.0.1:8001"
+    assert str(options["repository"]) in mounts
 
 
 def test_values_reach_the_command_line(helm: Any) -> None:
@@ -124,6 +125,13 @@ def test_a_pod_has_time_to_drain(helm: Any) -> None:
     pod = pod_of(rendered(helm, {"serve": {"drainS": 20}}))
     assert serve_options(pod["containers"][0]["args"])["drain_s"] == 20
     assert pod["terminationGracePeriodSeconds"] > 20 + 30
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_the_models_are_read_only_unless_it_is_said(helm: Any, writable: bool) -> None:
+    (gateway,) = pod_of(rendered(helm, {"modelsWritable": writable}))["containers"]
+    (models,) = [mount for mount in gateway["volumeMounts"] if mount["name"] == "models"]
+    assert models["readOnly"] is not writable
 
 
 def test_every_container_is_confined(helm: Any) -> None:
