@@ -1,5 +1,6 @@
 """ganforge's interfaces and training toolbox. Importing it loads no torch."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,9 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .toolbox import AdversarialConfig
     from .variant import PaperCheck, TrainConfig, Variant
+
+# onnxruntime reports what it runs to its makers unless told otherwise before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "AdversarialConfig",

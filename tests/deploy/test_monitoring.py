@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -68,7 +69,7 @@ def exported() -> dict[str, set[str]]:
     telemetry.encoded("png", 1, 0.1)
     samples = [
         sample
-        for family in text_string_to_metric_families(telemetry.exposition().decode())
+        for family in text_string_to_metric_families(asyncio.run(telemetry.exposition()).decode())
         for sample in family.samples
     ]
     return {sample.name: {*sample.labels} for sample in samples} | TRITON | {"up": set()}
