@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_core.errors import ConfigError, ConnectionFailed
 
 from . import Accept
+from .environment import environment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +28,6 @@ __all__ = ["bench"]
 
 CALLERS = "1,8,32"
 DURATION_S = 10.0
-PACKAGES = ("ganforge", "grpcio", "httptools", "numpy", "uvloop")
 
 
 def bench(
@@ -95,7 +89,8 @@ def bench(
     with LiveTable(Console(stderr=as_json)) as table:
         _measure(target, plan, callers, rate, expected, table)
     levels = table.levels
-    report = json.dumps({**_environment(url, model), "levels": [asdict(one) for one in levels]})
+    about = {**environment(), "model": model, "url": url}
+    report = json.dumps({**about, "levels": [asdict(one) for one in levels]})
     if out:
         out.write_text(f"{report}\n")
     if as_json:
@@ -137,9 +132,9 @@ def _measure(
     table: LiveTable,
 ) -> None:
     """One level after another."""
-    from .measure import measure
+    from .measure import loop_factory, measure
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         for concurrency in callers:
             level = measure(
                 target,
@@ -150,30 +145,3 @@ def _measure(
                 on_start=table.watch,
             )
             table.add(runner.run(level))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster one where it is installed."""
-    if not find_spec("uvloop"):
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
-def _environment(url: str, model: str) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "model": model,
-        "url": url,
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["ganforge", *sys.argv[1:]],
-        "cpus": os.cpu_count(),
-        "platform": platform.platform(),
-        "versions": versions,
-    }

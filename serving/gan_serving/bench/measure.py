@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .levels import level_of, wrong_pictures
@@ -11,13 +12,15 @@ from .load import Load, turns
 from .usage import usage_of
 
 if TYPE_CHECKING:
+    import asyncio
+
     import numpy as np
     from numpy.typing import NDArray
 
     from .levels import Level
     from .targets import Target
 
-__all__ = ["Plan", "measure"]
+__all__ = ["Plan", "loop_factory", "measure"]
 
 PICTURES = 256
 """Most that are asked for by distinct requests, of the seeds from 0 on."""
@@ -89,3 +92,12 @@ async def measure(
         return level
     each = [expected[i * plan.n : (i + 1) * plan.n] for i in range(plan.distinct)]
     return replace(level, wrong=wrong_pictures(load.exchanges, each, target.pictures))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Of the fastest event loop that is installed; None is asyncio's own."""
+    if not find_spec("uvloop"):
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
