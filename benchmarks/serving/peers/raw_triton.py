@@ -22,12 +22,12 @@ async def load(triton: LocalTriton) -> None:
     await engine.close()
 
 
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 triton = LocalTriton(repository, home=home(), log=address.with_suffix(".log"))
 triton.start()
 try:
     asyncio.run(load(triton))
     address.write_text(triton.address)
-    signal.sigwait({signal.SIGTERM})
+    signal.pause()
 finally:
     triton.stop()
