@@ -142,7 +142,9 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
             admin = _http(
                 create_admin_app(service, readiness, telemetry, gatekeeper, operator), None
             )
-            calls = GrpcGateway(service, readiness, gatekeeper, credentials=_credentials(options))
+            calls = GrpcGateway(
+                service, readiness, gatekeeper, telemetry, credentials=_credentials(options)
+            )
             async with _supervised(supervisor), _running(runner):
                 faces = _Faces(http, calls, admin, listening, options)
                 await faces.run(stopping, readiness, on_start)
