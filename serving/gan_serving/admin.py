@@ -47,7 +47,7 @@ def create_admin_app(
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Everything that is counted and timed, as Prometheus reads it."""
-        return Response(telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/readyz")
     async def readyz() -> Response:

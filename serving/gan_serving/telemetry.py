@@ -11,6 +11,10 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from gan_core.errors import ServiceError
+
+from .engine_metrics import EngineMetrics
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Seen", "Telemetry"]
 
+ENGINE_TIMEOUT_S = 1.0
+"""An engine that doesn't answer doesn't keep the other numbers back for longer."""
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -109,9 +115,13 @@ class Telemetry:
         """Files were made of pixels."""
         self._encoding.labels(output_format).observe(seconds / max(images, 1))
 
-    def exposition(self) -> bytes:
-        """Everything, as Prometheus reads it."""
-        return generate_latest(self._registry)
+    async def exposition(self) -> bytes:
+        """Everything, as Prometheus reads it; an engine that is away says nothing."""
+        try:
+            done = await self._service.engine.executions(ENGINE_TIMEOUT_S)
+        except ServiceError:
+            done = []
+        return generate_latest(self._registry) + generate_latest(EngineMetrics(done))
 
 
 class _Queues:

@@ -20,7 +20,7 @@ from gan_core.errors import (
     Unavailable,
 )
 
-from .engine import Inference
+from .engine import Executions, Inference
 from .triton_config import described
 
 if TYPE_CHECKING:
@@ -121,6 +121,16 @@ class TritonEngine:
             self._refuse(error, "")
         ready = {entry.name for entry in index.models if entry.state == "READY"}
         return sorted(ready | self._expected)
+
+    async def executions(self, timeout_s: float) -> list[Executions]:
+        """Triton's own statistics."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            answer = await self._client.get_inference_statistics(client_timeout=timeout_s)
+        except (InferenceServerException, asyncio.CancelledError) as error:
+            self._refuse(error, "")
+        return list(map(_executions, answer.model_stats))
 
     async def load(self, model: str) -> None:
         """Load a model, or what has changed of it.
@@ -249,3 +259,18 @@ class TritonEngine:
             ) from error
         log.error("%s failed on Triton: %s", model, message)
         raise InternalError(f"{model} failed") from error
+
+
+def _executions(of: Any) -> Executions:
+    stats = of.inference_stats
+    compute = (stats.compute_input, stats.compute_infer, stats.compute_output)
+    return Executions(
+        model=of.name,
+        version=int(of.version),
+        images=of.inference_count,
+        runs=of.execution_count,
+        succeeded=stats.success.count,
+        failed=stats.fail.count,
+        queue_s=stats.queue.ns / 1e9,
+        compute_s=sum(step.ns for step in compute) / 1e9,
+    )

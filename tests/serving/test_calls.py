@@ -146,7 +146,7 @@ def test_calls_are_counted_beside_http_and_encoding_is_timed() -> None:
         await stub.Generate(REQUEST)
         await stub.GetModel(GetModelRequest(model="marked"))
 
-    text = seen(twice).exposition().decode()
+    text = asyncio.run(seen(twice).exposition()).decode()
     found = {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
