@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gan_client import Client
     from gan_core.card import ModelCard
 
-    from .server import Tls
+    from .tls import Tls
 
 __all__ = ["add_commands"]
 
@@ -226,7 +226,7 @@ def serve(
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    from .server import Tls
+    from .tls import Tls
 
     if certificate and key:
         return Tls(certificate=certificate, key=key, client_ca=client_ca)

@@ -9,13 +9,11 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 import platformdirs
 import uvicorn
 
@@ -34,6 +32,7 @@ from .readiness import Readiness
 from .service import ImageService
 from .supervisor import Supervisor
 from .telemetry import Telemetry
+from .tls import Certificates, Tls
 from .triton_engine import TritonEngine
 
 if TYPE_CHECKING:
@@ -41,21 +40,11 @@ if TYPE_CHECKING:
 
     from .engine import Engine
 
-__all__ = ["Listening", "Options", "Tls", "is_loopback", "serve"]
+__all__ = ["Listening", "Options", "is_loopback", "serve"]
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """A certificate for both protocols, as PEM files."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    """Who signs the certificates that clients must show; None asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +127,17 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
             service.on_run = telemetry.ran
             runner = JobRunner(store, service)
             app = create_app(service, readiness, gatekeeper, telemetry, runner)
-            http = _http(app, options.tls)
+            tls = Certificates(options.tls) if options.tls else None
+            http = _http(app, tls)
             admin = _http(
                 create_admin_app(service, readiness, telemetry, gatekeeper, operator), None
             )
             calls = GrpcGateway(
-                service, readiness, gatekeeper, telemetry, credentials=_credentials(options)
+                service,
+                readiness,
+                gatekeeper,
+                telemetry,
+                credentials=tls.credentials() if tls else None,
             )
             async with _supervised(supervisor), _running(runner):
                 faces = _Faces(http, calls, admin, listening, options)
@@ -342,29 +336,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http(app: object, tls: Tls | None) -> uvicorn.Server:
+def _http(app: object, tls: Certificates | None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN_S,
-        ssl_certfile=tls.certificate if tls else None,
-        ssl_keyfile=tls.key if tls else None,
-        ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS certificate can't be used: {error}") from error
+    config.load()
+    config.ssl = tls.context() if tls else None
     return _Server(config)
-
-
-def _credentials(options: Options) -> grpc.ServerCredentials | None:
-    if options.tls is None:
-        return None
-    tls = options.tls
-    pair = tls.key.read_bytes(), tls.certificate.read_bytes()
-    roots = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
