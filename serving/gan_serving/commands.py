@@ -164,6 +164,12 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")
     ] = False,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="Collector of traces."
+        ),
+    ] = None,
     max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
@@ -210,6 +216,7 @@ def serve(
         max_waiting=max_waiting,
         max_n=max_n,
         timeout_s=timeout_s,
+        otlp_endpoint=otlp_endpoint,
     )
     if not is_loopback(host) and keys is None and not insecure:
         raise ConfigError(

@@ -33,6 +33,7 @@ from .service import ImageService
 from .supervisor import Supervisor
 from .telemetry import Telemetry
 from .tls import Certificates, Tls
+from .tracing import exporting, traces_url
 from .triton_engine import TritonEngine
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Options:
     """Most images per request."""
     timeout_s: float = 30.0
     """Longest that a request may take."""
+    otlp_endpoint: str | None = None
+    """Where traces go; None traces nothing."""
 
 
 async def serve(options: Options, on_start: Callable[[Listening], None]) -> None:
@@ -109,6 +112,7 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
     gatekeeper = Gatekeeper(Keyring(options.keys) if options.keys else None, options.quota_storage)
     await gatekeeper.check()
     with (
+        exporting(options.otlp_endpoint),
         _listen(options.host, options.http_port) as listening,
         _signalled() as stopping,
         _jobs(options.jobs) as store,
@@ -264,7 +268,9 @@ def _supervisor(options: Options, engine: Engine, readiness: Readiness) -> Super
 
     # one folder for all: a server that was killed is cleaned up after by the next
     record = platformdirs.user_log_path("ganforge") / f"triton-{os.getpid()}.log"
-    triton = LocalTriton(options.repository, home=home(), log=record)
+    triton = LocalTriton(
+        options.repository, home=home(), log=record, traces=traces_url(options.otlp_endpoint)
+    )
     return Supervisor(triton, engine, options.repository, readiness)
 
 

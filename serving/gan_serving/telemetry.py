@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from gan_core.errors import ServiceError
 
+from . import tracing
 from .engine_metrics import EngineMetrics
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Seen:
     """HTTP's status, or gRPC's."""
     seconds: float
     request_id: str
+    method: str = ""
+    """HTTP's."""
 
 
 class Telemetry:
@@ -98,6 +101,7 @@ class Telemetry:
     def seen(self, request: Seen) -> None:
         """A request is over."""
         model = request.model if request.model in self._service.admissions else ""
+        tracing.describe(replace(request, model=model))
         labels = request.protocol, request.route, model
         self._requests.labels(*labels, request.code).inc()
         self._seconds.labels(*labels).observe(request.seconds)

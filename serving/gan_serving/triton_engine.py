@@ -20,6 +20,7 @@ from gan_core.errors import (
     Unavailable,
 )
 
+from . import tracing
 from .engine import Executions, Inference
 from .triton_config import described
 
@@ -98,6 +99,7 @@ class TritonEngine:
                 model_version=str(version),
                 timeout=int(min(timeout_s, LONGEST_S) * 1e6),
                 client_timeout=min(timeout_s, LONGEST_S),
+                headers=tracing.outgoing(),
             )
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)

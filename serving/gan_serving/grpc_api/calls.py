@@ -6,10 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from gan_core.errors import BadRequest, ServiceError
+from gan_serving import tracing
 from gan_serving.answers import hidden, request_id_of, shown
 from gan_serving.telemetry import Seen
 
@@ -37,30 +37,33 @@ Observer = Callable[[Seen], None]
 """Told of each call, once it is over."""
 
 
+Call = Callable[[bytes, Context], Awaitable[Any]]
+
+
 @dataclass(slots=True)
 class About:
-    """Who calls and for which model, as far as that is known yet."""
+    """Who calls, for which model and how it ended, as far as that is known yet."""
 
+    request_id: str
     caller: str = ""
     model: str = ""
+    code: str = "OK"
 
 
 _about: ContextVar[About] = ContextVar("about")
 
 
 def about() -> About:
-    """What is known of the call that this task answers, to be filled in."""
+    """What is known of the call that is being answered, to be filled in."""
     return _about.get()
 
 
-def _unseen(call: Seen) -> None:
-    pass
-
-
 def handler_of(
-    service: ServiceDescriptor, methods: Mapping[str, Method], observer: Observer = _unseen
+    service: ServiceDescriptor, methods: Mapping[str, Method], observer: Observer | None = None
 ) -> grpc.GenericRpcHandler:
     """What a server calls for a service. A method may raise ``ServiceError``.
+
+    Without an observer, as for probes, calls are neither told nor traced.
 
     Raises:
         KeyError: a method of the service is missing.
@@ -73,8 +76,9 @@ def handler_of(
             else grpc.unary_unary_rpc_method_handler
         )
         # read within the method: gRPC answers UNKNOWN to what its own reading refuses
-        answered = partial(_answered, f"{service.full_name}/{one.name}", observer)
-        guarded = _guarded(methods[one.name], GetMessageClass(one.input_type), answered)
+        guarded = _guarded(methods[one.name], GetMessageClass(one.input_type))
+        if observer is not None:
+            guarded = _observed(guarded, f"{service.full_name}/{one.name}", observer)
         handlers[one.name] = make(guarded, response_serializer=_serialised)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
@@ -85,49 +89,43 @@ def metadata_of(context: Context, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-Answered = Callable[[Context], AbstractAsyncContextManager[None]]
-
-
-def _guarded(
-    method: Method, kind: type[Message], answered: Answered
-) -> Callable[[bytes, Context], Awaitable[Any]]:
+def _guarded(method: Method, kind: type[Message]) -> Call:
     async def guarded(raw: bytes, context: Context) -> Any:
-        async with answered(context):
+        _about.set(About(request_id_of(metadata_of(context, REQUEST_ID) or "")))
+        async with _answered(context):
             return await method(_read(kind, raw), context)
 
     return guarded
 
 
+def _observed(call: Call, route: str, observer: Observer) -> Call:
+    async def observed(raw: bytes, context: Context) -> Any:
+        began = time.perf_counter()
+        with tracing.request(route, context.invocation_metadata() or ()):
+            try:
+                return await call(raw, context)
+            finally:
+                seconds = time.perf_counter() - began
+                observer(Seen(protocol="grpc", route=route, seconds=seconds, **asdict(about())))
+
+    return observed
+
+
 @asynccontextmanager
-async def _answered(route: str, observer: Observer, context: Context) -> AsyncIterator[None]:
-    """Gives the call its id, and an error its status; tells the observer how it ended."""
-    request_id = request_id_of(metadata_of(context, REQUEST_ID) or "")
-    context.set_trailing_metadata(((REQUEST_ID, request_id),))
-    began, code, known = time.perf_counter(), "OK", About()
-    _about.set(known)
+async def _answered(context: Context) -> AsyncIterator[None]:
+    """Gives the call its id, and an error its status."""
+    known = about()
+    context.set_trailing_metadata(((REQUEST_ID, known.request_id),))
     try:
         yield
     except asyncio.CancelledError:
-        code = _given_up(context)
+        known.code = _given_up(context)
         raise
     except Exception as error:  # noqa: BLE001  the server's last line
-        refusal = _refusal(error, request_id)
-        code = refusal.grpc
-        details = tuple(details_of(refusal, request_id))
-        await context.abort(grpc.StatusCode[code], text_of(refusal), details)
-    finally:
-        seconds = time.perf_counter() - began
-        observer(
-            Seen(
-                protocol="grpc",
-                route=route,
-                model=known.model,
-                caller=known.caller,
-                code=code,
-                seconds=seconds,
-                request_id=request_id,
-            )
-        )
+        refusal = _refusal(error, known.request_id)
+        known.code = refusal.grpc
+        details = tuple(details_of(refusal, known.request_id))
+        await context.abort(grpc.StatusCode[refusal.grpc], text_of(refusal), details)
 
 
 def _refusal(error: Exception, request_id: str) -> ServiceError:
