@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from gan_core.errors import DeadlineExceeded, QueueFull
 
+from . import tracing
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -72,7 +74,8 @@ class Admission:
                 ``retry_after_s`` is how long they take at the rate of late.
             DeadlineExceeded: its turn didn't come in time.
         """
-        await self._enter(caller, images, timeout_s)
+        with tracing.span("queue", images=images):
+            await self._enter(caller, images, timeout_s)
         try:
             yield
         finally:

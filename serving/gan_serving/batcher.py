@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gan_core.errors import InternalError, QueueFull, Unavailable
 
+from .tally import Tally
 from .triton_config import MAX_QUEUE_SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .engine import Inputs
+    from .engine import Executions, Inputs
 
 __all__ = ["Batcher", "Plan", "Run"]
 
@@ -55,6 +57,7 @@ class _Request:
     inputs: Inputs
     rows: int
     answer: asyncio.Future[NDArray[Any]]
+    came_at: float = field(default_factory=time.perf_counter)
 
     def shapes(self) -> list[tuple[int, ...]]:
         return [array.shape[1:] for array in self.inputs.values()]
@@ -75,6 +78,7 @@ class Batcher:
         self._wake = threading.Condition()
         self._idle = plan.workers
         self._lone = 0
+        self._tally = Tally()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"onnxruntime {name}", daemon=True)
@@ -114,6 +118,11 @@ class Batcher:
             self._wake.notify()
         return answer
 
+    def executions(self, model: str, version: int) -> Executions:
+        """What was done so far, and what waits."""
+        with self._wake:
+            return self._tally.executions(model, version, len(self._queue))
+
     def close(self) -> None:
         """Take no more; what waits is still answered."""
         with self._wake:
@@ -128,6 +137,7 @@ class Batcher:
     def _work(self) -> None:
         while taken := self._take():
             batch, run = taken
+            began, runs = time.perf_counter(), 1
             try:
                 images = run(_stacked(batch))
                 ends = np.cumsum([one.rows for one in batch])
@@ -136,8 +146,10 @@ class Batcher:
                 answers: list[Any] = np.split(images, ends[:-1])
             except Exception as error:  # noqa: BLE001 onnxruntime raises what it likes
                 answers = [self._alone(one, error, len(batch)) for one in batch]
+                runs = len(batch)
             with self._wake:
                 self._idle += 1
+                self._count(batch, answers, runs, time.perf_counter() - began)
             loop = batch[0].answer.get_loop()
             with suppress(RuntimeError):  # the loop has ended, and with it who asked
                 loop.call_soon_threadsafe(_deliver, batch, answers)
@@ -158,10 +170,19 @@ class Batcher:
                         batch.append(request)
                         rows += request.rows
             self._idle -= 1
+            now = time.perf_counter()
+            self._tally.queue_s += sum(now - one.came_at for one in batch)
             is_lone = self._idle == self._plan.workers - 1 and not self._queue and len(batch) == 1
             self._lone = self._lone + 1 if is_lone else 0
             run = self._plan.together if self._lone > LONE_RUNS else self._plan.beside
         return batch, run
+
+    def _count(self, batch: list[_Request], answers: list[Any], runs: int, seconds: float) -> None:
+        pairs = zip(batch, answers, strict=True)
+        rows = [one.rows for one, answer in pairs if not isinstance(answer, Exception)]
+        failed = len(batch) - len(rows)
+        self._tally.failed += failed
+        self._tally.ran(rows, runs - failed, seconds)
 
     def _fits(self, batch: list[_Request], rows: int) -> bool:
         following = self._queue[0]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gan_client import Client
     from gan_core.card import ModelCard
 
-    from .options import Tls
+    from .tls import Tls
 
 __all__ = ["add_commands"]
 
@@ -164,6 +164,12 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")
     ] = False,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="Collector of traces."
+        ),
+    ] = None,
     max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
@@ -221,6 +227,7 @@ def serve(
         workers=workers or default_workers(chosen.value),
         log_format=log_format.value,
         log_level=log_level.value,
+        otlp_endpoint=otlp_endpoint,
     )
     if not is_loopback(host) and keys is None and not insecure:
         raise ConfigError(
@@ -237,7 +244,7 @@ def serve(
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
-    from .options import Tls
+    from .tls import Tls
 
     if certificate and key:
         return Tls(certificate=certificate, key=key, client_ca=client_ca)

@@ -12,6 +12,8 @@ from isal import isal_zlib
 
 from gan_core.grid import to_pil
 
+from . import tracing
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
@@ -40,9 +42,10 @@ async def files(
     def made() -> list[bytes]:
         return [encode(one, output_format, whole) for one in images]
 
-    if output_format == "png" and images.nbytes <= INLINE_BYTES:
-        return made()
-    return await asyncio.to_thread(made)
+    with tracing.span("encode", output_format=output_format, images=len(images)):
+        if output_format == "png" and images.nbytes <= INLINE_BYTES:
+            return made()
+        return await asyncio.to_thread(made)
 
 
 def encode(pixels: NDArray[Any], output_format: Format = "png", quality: int = 100) -> bytes:

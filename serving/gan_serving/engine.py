@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .published import Published
 
-__all__ = ["Engine", "Inference"]
+__all__ = ["Engine", "Executions", "Inference"]
 
 Inputs = Mapping[str, "NDArray[Any]"]
 
@@ -25,6 +25,26 @@ class Inference:
     """uint8 [N, H, W, C]."""
     version: int
     """The model's version that made it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executions:
+    """What an engine has done with one version of a model since it loaded it."""
+
+    model: str
+    version: int
+    images: int
+    runs: int
+    """Of the graph; images / runs is the mean batch."""
+    succeeded: int
+    """Parts of requests that were answered."""
+    failed: int
+    queue_s: float
+    """That all of them together have waited in the engine."""
+    compute_s: float
+    """That all of them together were worked on; a batch counts for each that shares it."""
+    queued: int | None = None
+    """Parts that wait now; None where the engine doesn't tell."""
 
 
 class Engine(Protocol):
@@ -40,6 +60,9 @@ class Engine(Protocol):
 
     async def models(self) -> list[str]:
         """Names of the models that can be asked for."""
+
+    async def executions(self, timeout_s: float) -> list[Executions]:
+        """What was done so far, of each version that is loaded."""
 
     async def close(self) -> None:
         """Let go of threads and connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from gan_core.errors import ConfigError, DeadlineExceeded
 
 from . import health
 from .encode import files
-from .grpc_api.calls import Context, Method, handler_of, metadata_of
+from .grpc_api.calls import Context, Method, about, handler_of, metadata_of
 from .grpc_api.chunks import split
 from .grpc_api.image_service_pb2 import (
     DESCRIPTOR,
@@ -31,6 +32,7 @@ from .grpc_api.messages import FORMATS, RAW, request_of
 from .grpc_api.reflection import reflecting
 from .health import Health
 from .service import card_of
+from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     from .gatekeeper import Gatekeeper
@@ -54,6 +56,7 @@ class GrpcGateway:
         service: generates the images.
         readiness: answers health checks.
         gatekeeper: knows who may ask for what.
+        telemetry: counts and times what goes on.
         credentials: of TLS; None serves in the clear.
         max_message_bytes: largest request that is read.
         shared_port: other processes listen on the same port.
@@ -64,6 +67,7 @@ class GrpcGateway:
         service: ImageService,
         readiness: Readiness,
         gatekeeper: Gatekeeper,
+        telemetry: Telemetry | None = None,
         *,
         credentials: grpc.ServerCredentials | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
@@ -71,7 +75,8 @@ class GrpcGateway:
     ) -> None:
         self._credentials = credentials
         self._health = Health(readiness, SERVICE.full_name)
-        images = _Images(service, gatekeeper)
+        watched = telemetry or Telemetry(service)
+        images = _Images(service, gatekeeper, watched)
         methods: dict[str, Method] = {
             "Generate": images.generate,
             "GenerateStream": images.generate_stream,
@@ -79,7 +84,7 @@ class GrpcGateway:
             "GetModel": images.get_model,
         }
         self._handlers = [
-            handler_of(SERVICE, methods),
+            handler_of(SERVICE, methods, watched.seen),
             self._health.handler,
             *reflecting([SERVICE.full_name, health.SERVICE.full_name]),
         ]
@@ -128,15 +133,16 @@ class GrpcGateway:
 class _Images:
     """The methods of ganforge.v1.ImageService."""
 
-    def __init__(self, service: ImageService, gatekeeper: Gatekeeper) -> None:
+    def __init__(self, service: ImageService, gatekeeper: Gatekeeper, telemetry: Telemetry) -> None:
         self._service = service
         self._gatekeeper = gatekeeper
+        self._telemetry = telemetry
 
     async def generate(self, message: GenerateRequest, context: Context) -> GenerateResponse:
         async with self._admitted(message, context) as (caller, request):
             timeout_s = self._timeout_s(context)
             generation = await self._service.generate(request, timeout_s, caller.name)
-            files = await _files(generation, request, message)
+            files = await self._files(generation, request, message)
         pairs = zip(files, generation.seeds, strict=True)
         return GenerateResponse(
             images=[Image(data=file, seed=seed) for file, seed in pairs],
@@ -153,7 +159,7 @@ class _Images:
                 async with asyncio.timeout(timeout_s):  # a client may stop reading
                     parts = self._service.stream(request, timeout_s, caller.name)
                     async with aclosing(parts):
-                        await _send(parts, request, message, context)
+                        await self._send(parts, request, message, context)
             except TimeoutError as error:
                 raise DeadlineExceeded(
                     f"not all images could be sent within {timeout_s:.3g} s"
@@ -171,7 +177,9 @@ class _Images:
         return _info(await self._service.engine.published(message.model), version)
 
     async def _caller(self, context: Context) -> Caller:
-        return await self._gatekeeper.caller(metadata_of(context, "authorization"))
+        caller = await self._gatekeeper.caller(metadata_of(context, "authorization"))
+        about().caller = caller.name
+        return caller
 
     @asynccontextmanager
     async def _admitted(
@@ -180,6 +188,7 @@ class _Images:
         """Who asks and for what, once it is known that they may."""
         caller = await self._caller(context)
         request = request_of(message)
+        about().model = request.model
         self._gatekeeper.check_model(caller, request.model)
         async with self._gatekeeper.admitted(caller, self._service.count(request)):
             yield caller, request
@@ -189,30 +198,31 @@ class _Images:
         longest_s = self._service.timeout_s
         return longest_s if left_s is None else max(min(left_s, longest_s), 0.001)
 
+    async def _send(
+        self,
+        parts: AsyncIterator[Generation],
+        request: GenerationRequest,
+        message: GenerateRequest,
+        context: Context,
+    ) -> None:
+        index = 0
+        async for part in parts:
+            made = await self._files(part, request, message)
+            for file, seed in zip(made, part.seeds, strict=True):
+                head = ImageChunk(index=index, seed=seed, **_about(part, message))
+                for chunk in split(file, head):
+                    await context.write(chunk)
+                index += 1
 
-async def _send(
-    parts: AsyncIterator[Generation],
-    request: GenerationRequest,
-    message: GenerateRequest,
-    context: Context,
-) -> None:
-    index = 0
-    async for part in parts:
-        for file, seed in zip(await _files(part, request, message), part.seeds, strict=True):
-            head = ImageChunk(index=index, seed=seed, **_about(part, message))
-            for chunk in split(file, head):
-                await context.write(chunk)
-            index += 1
-
-
-async def _files(
-    generation: Generation, request: GenerationRequest, message: GenerateRequest
-) -> list[bytes]:
-    if message.output_format == RAW:
-        return [image.tobytes() for image in generation.images]
-    return await files(
-        generation.images, FORMATS[message.output_format], request.output_compression
-    )
+    async def _files(
+        self, generation: Generation, request: GenerationRequest, message: GenerateRequest
+    ) -> list[bytes]:
+        if message.output_format == RAW:
+            return [image.tobytes() for image in generation.images]
+        began, output_format = time.perf_counter(), FORMATS[message.output_format]
+        made = await files(generation.images, output_format, request.output_compression)
+        self._telemetry.encoded(output_format, len(made), time.perf_counter() - began)
+        return made
 
 
 def _about(generation: Generation, message: GenerateRequest) -> dict[str, Any]:

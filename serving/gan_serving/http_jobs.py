@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from gan_core.errors import InternalError, JobNotFound, ServiceError
 
+from . import tracing
 from .answers import shown
 from .encode import files
 from .http_images import document
@@ -113,7 +114,8 @@ class JobRunner:
         for attempt in range(PATIENCE):
             try:
                 body = GenerationRequest.model_validate(job.request)
-                generation = await self._service.generate(body, caller=job.caller)
+                with tracing.span("job", id=job.id, attempt=attempt):
+                    generation = await self._service.generate(body, caller=job.caller)
                 made = await files(generation.images, body.output_format, body.output_compression)
                 return document(generation, made, body), None
             except ServiceError as error:

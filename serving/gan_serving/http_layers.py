@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gan_core.errors import PayloadTooLarge
 
+from . import tracing
 from .answers import request_id_of
 from .http_problems import problem_response
 from .telemetry import Seen
@@ -85,6 +86,13 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if not scope["path"].startswith("/v1/"):  # probes would bury what is asked for
+            await self._observe(scope, receive, send)
+            return
+        with tracing.request(scope["method"], scope["headers"]):
+            await self._observe(scope, receive, send)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
 
         async def noting(message: Message) -> None:
@@ -109,6 +117,7 @@ class Observed:
                     code=str(status),
                     seconds=time.perf_counter() - began,
                     request_id=scope["ganforge.request_id"],
+                    method=scope["method"],
                 )
             )
 

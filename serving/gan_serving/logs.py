@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from . import tracing
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
 __all__ = ["set_up_logs"]
 
@@ -24,6 +26,7 @@ def set_up_logs(style: str, level: str = "warning") -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _traced,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if style == "json":
@@ -53,3 +56,10 @@ def set_up_logs(style: str, level: str = "warning") -> None:
     root.setLevel(level.upper())
     # uvicorn's warnings are clients' faults
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+def _traced(_logger: object, _method: str, entry: EventDict) -> EventDict:
+    """With the id of the trace that the line belongs to, where there is one."""
+    if trace_id := tracing.trace_id():
+        entry["trace_id"] = trace_id
+    return entry

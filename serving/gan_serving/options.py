@@ -6,17 +6,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Doors", "Listening", "Options", "Tls"]
+from .tls import Tls
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """A certificate for both protocols, as PEM files."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    """Who signs the certificates that clients must show; None asks for none."""
+__all__ = ["Doors", "Listening", "Options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,8 @@ class Options:
     """Most images per request."""
     timeout_s: float = 30.0
     """Longest that a request may take."""
+    otlp_endpoint: str | None = None
+    """Where traces go; None traces nothing."""
     workers: int = 1
     """Processes that answer; more than one leave Triton to itself, or share the cores."""
     log_format: str = "text"

@@ -16,7 +16,7 @@ from gan_core.errors import DeadlineExceeded, ModelNotFound, Unavailable
 
 from .batcher import Batcher, Plan, Run
 from .cores import usable_cores
-from .engine import Inference
+from .engine import Executions, Inference
 from .published import Published
 from .repository import model_names, read
 
@@ -101,6 +101,13 @@ class OrtEngine:
     async def models(self) -> list[str]:
         """Every model in the repository."""
         return model_names(self._repository)
+
+    async def executions(self, timeout_s: float) -> list[Executions]:
+        """As the batchers count."""
+        return [
+            batcher.executions(model, version)
+            for (model, version, _), batcher in self._batchers.items()
+        ]
 
     async def close(self) -> None:
         """Stop the batchers and wait for them.

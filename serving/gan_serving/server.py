@@ -7,13 +7,11 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 import platformdirs
 import uvicorn
 
@@ -28,7 +26,7 @@ from .http_jobs import JobRunner
 from .jobs import JobStore
 from .keys import Keyring
 from .operations import Operator
-from .options import Doors, Listening, Options, Tls
+from .options import Doors, Listening, Options
 from .ort_engine import OrtEngine
 from .readiness import Readiness
 from .repository import model_names
@@ -36,6 +34,8 @@ from .service import ImageService
 from .sockets import bracketed, listen, reserved, url_of
 from .supervisor import Supervisor
 from .telemetry import Telemetry
+from .tls import Certificates
+from .tracing import exporting, traces_url
 from .triton_engine import TritonEngine
 from .workers import Workers
 
@@ -111,16 +111,19 @@ async def answer(
     app = create_app(service, readiness, gatekeeper, telemetry, runner)
     exposition = siblings.together(telemetry.exposition) if siblings else telemetry.exposition
     admin = create_admin_app(service, readiness, exposition, gatekeeper, operator)
+    tls = Certificates(options.tls) if options.tls else None
     calls = GrpcGateway(
         service,
         readiness,
         gatekeeper,
-        credentials=_credentials(options),
+        telemetry,
+        credentials=tls.credentials() if tls else None,
         shared_port=siblings is not None,
     )
-    async with _supervised(supervisor), _running(runner):
-        faces = _Faces(_http(app, options.tls), calls, _http(admin, None), doors, options)
-        await faces.run(stopping, readiness, on_start)
+    faces = _Faces(_http(app, tls), calls, _http(admin, None), doors, options)
+    with exporting(options.otlp_endpoint):
+        async with _supervised(supervisor), _running(runner):
+            await faces.run(stopping, readiness, on_start)
 
 
 async def _share(
@@ -268,7 +271,9 @@ def _supervisor(options: Options, engine: Engine, readiness: Readiness) -> Super
 
     # one folder for all: a server that was killed is cleaned up after by the next
     record = platformdirs.user_log_path("ganforge") / f"triton-{os.getpid()}.log"
-    triton = LocalTriton(options.repository, home=home(), log=record)
+    triton = LocalTriton(
+        options.repository, home=home(), log=record, traces=traces_url(options.otlp_endpoint)
+    )
     return Supervisor(triton, engine, options.repository, readiness)
 
 
@@ -312,29 +317,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http(app: object, tls: Tls | None) -> uvicorn.Server:
+def _http(app: object, tls: Certificates | None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN_S,
-        ssl_certfile=tls.certificate if tls else None,
-        ssl_keyfile=tls.key if tls else None,
-        ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_ca else ssl.CERT_NONE,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS certificate can't be used: {error}") from error
+    config.load()
+    config.ssl = tls.context() if tls else None
     return _Server(config)
-
-
-def _credentials(options: Options) -> grpc.ServerCredentials | None:
-    if options.tls is None:
-        return None
-    tls = options.tls
-    pair = tls.key.read_bytes(), tls.certificate.read_bytes()
-    roots = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)

@@ -21,6 +21,7 @@ from gan_core.errors import (
 )
 from gan_core.latents import draw
 
+from . import tracing
 from .admission import Admission
 from .canaries import Canaries
 from .tensors import count_of, tensors_of
@@ -256,7 +257,9 @@ class ImageService:
             began = time.monotonic()
             left_s = max(deadline - began, 0.001)
             try:
-                answer = await self.engine.infer(published.name, part, version, left_s)
+                with tracing.span("engine", model=published.name, images=n):
+                    answer = await self.engine.infer(published.name, part, version, left_s)
+                    tracing.note(version=answer.version)
                 _verify(published.card, answer.image, n)
             except (InternalError, Unavailable, DeadlineExceeded):
                 self.canaries.failed(published, version or published.version)

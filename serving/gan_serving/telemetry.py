@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+
+from gan_core.errors import ServiceError
+
+from . import tracing
+from .engine_metrics import EngineMetrics
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Seen", "Telemetry"]
 
+ENGINE_TIMEOUT_S = 1.0
+"""An engine that doesn't answer doesn't keep the other numbers back for longer."""
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -43,6 +50,8 @@ class Seen:
     """HTTP's status, or gRPC's."""
     seconds: float
     request_id: str
+    method: str = ""
+    """HTTP's."""
 
 
 class Telemetry:
@@ -92,6 +101,7 @@ class Telemetry:
     def seen(self, request: Seen) -> None:
         """A request is over."""
         model = request.model if request.model in self._service.admissions else ""
+        tracing.describe(replace(request, model=model))
         labels = request.protocol, request.route, model
         self._requests.labels(*labels, request.code).inc()
         self._seconds.labels(*labels).observe(request.seconds)
@@ -110,8 +120,12 @@ class Telemetry:
         self._encoding.labels(output_format).observe(seconds / max(images, 1))
 
     async def exposition(self) -> bytes:
-        """Everything, as Prometheus reads it."""
-        return generate_latest(self._registry)
+        """Everything, as Prometheus reads it; an engine that is away says nothing."""
+        try:
+            done = await self._service.engine.executions(ENGINE_TIMEOUT_S)
+        except ServiceError:
+            done = []
+        return generate_latest(self._registry) + generate_latest(EngineMetrics(done))
 
 
 class _Queues:

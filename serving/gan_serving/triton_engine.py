@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gan_core.errors import (
@@ -20,8 +21,11 @@ from gan_core.errors import (
     Unavailable,
 )
 
-from .engine import Inference
+from . import tracing
+from .engine import Executions, Inference
+from .shared_memory import Regions, is_here
 from .triton_config import described
+from .triton_tensors import shared_bytes, through_memory, through_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -30,12 +34,12 @@ if TYPE_CHECKING:
 
     from .engine import Inputs
     from .published import Published
+    from .triton_tensors import Send
 
 __all__ = ["TritonEngine", "check_address"]
 
 log = logging.getLogger(__name__)
 
-DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8", "uint16": "UINT16"}
 CONTROL_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 120.0
 RETRY_AFTER_S = 1.0
@@ -69,6 +73,7 @@ class TritonEngine:
         self._connected: InferenceServerClient | None = None
         self._published: dict[str, tuple[float, Published]] = {}
         self._expected = expected
+        self._regions: Regions | None = None
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -87,25 +92,50 @@ class TritonEngine:
             return await self._infer(model, inputs, newer, timeout_s)
 
     async def _infer(self, model: str, inputs: Inputs, version: int, timeout_s: float) -> Inference:
-        from tritonclient.grpc import InferInput
         from tritonclient.utils import InferenceServerException
 
-        tensors = []
-        for name, array in inputs.items():
-            tensor = InferInput(name, array.shape, DATATYPES[array.dtype.name])
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
+        wait_s = min(timeout_s, LONGEST_S)
+        send = partial(
+            self._client.infer,
+            model,
+            model_version=str(version),
+            timeout=int(wait_s * 1e6),
+            headers=tracing.outgoing(),
+        )
         try:
-            result = await self._client.infer(
-                model,
-                tensors,
-                model_version=str(version),
-                timeout=int(min(timeout_s, LONGEST_S) * 1e6),
-                client_timeout=min(timeout_s, LONGEST_S),
-            )
+            answer = await self._infer_here(send, model, inputs, version, wait_s)
+            return answer or await through_socket(send, inputs, wait_s)
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
-        return Inference(result.as_numpy("image"), int(result.get_response().model_version))
+
+    async def _infer_here(
+        self, send: Send, model: str, inputs: Inputs, version: int, wait_s: float
+    ) -> Inference | None:
+        """The answer by way of shared memory; None where that isn't offered or doesn't pay."""
+        from tritonclient.utils import InferenceServerException
+
+        if not is_here(self._address):
+            return None
+        card = (await self.published(model)).cards.get(version)
+        output_bytes, size = shared_bytes(card.output, inputs) if card else (0, 0)
+        regions = self._regions = self._regions or Regions(self._client)
+        if not size:
+            return None
+        try:
+            async with asyncio.timeout(wait_s):
+                region = await regions.lease(size)
+                if region is None:
+                    return None
+                work = through_memory(send, inputs, region, output_bytes)
+                return await regions.run(region, work)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{model} gave no answer in time") from error
+        except InferenceServerException as error:
+            if "shared memory" not in str(error.message()):
+                raise
+            if self._regions is regions:
+                self._regions = None  # another Triton, which knows none of them
+            return None
 
     async def published(self, model: str) -> Published:
         """The versions that serve, asked of Triton at most once in ``FRESH_S``."""
@@ -125,6 +155,16 @@ class TritonEngine:
             self._refuse(error, "")
         ready = {entry.name for entry in index.models if entry.state == "READY"}
         return sorted({*ready, *self._expected()})
+
+    async def executions(self, timeout_s: float) -> list[Executions]:
+        """Triton's own statistics."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            answer = await self._client.get_inference_statistics(client_timeout=timeout_s)
+        except (InferenceServerException, asyncio.CancelledError) as error:
+            self._refuse(error, "")
+        return list(map(_executions, answer.model_stats))
 
     async def load(self, model: str) -> None:
         """Load a model, or what has changed of it.
@@ -192,6 +232,9 @@ class TritonEngine:
 
     async def close(self) -> None:
         """Close the connection."""
+        regions, self._regions = self._regions, None
+        if regions is not None:
+            await regions.close()
         client, self._connected = self._connected, None
         self._published.clear()
         if client is not None:
@@ -251,3 +294,18 @@ class TritonEngine:
             ) from error
         log.error("%s failed on Triton: %s", model, message)
         raise InternalError(f"{model} failed") from error
+
+
+def _executions(of: Any) -> Executions:
+    stats = of.inference_stats
+    compute = (stats.compute_input, stats.compute_infer, stats.compute_output)
+    return Executions(
+        model=of.name,
+        version=int(of.version),
+        images=of.inference_count,
+        runs=of.execution_count,
+        succeeded=stats.success.count,
+        failed=stats.fail.count,
+        queue_s=stats.queue.ns / 1e9,
+        compute_s=sum(step.ns for step in compute) / 1e9,
+    )

@@ -30,6 +30,8 @@ __all__ = ["LocalTriton"]
 
 EXIT_TIMEOUT_S = 5  # a stub that died can't be unloaded: such a server waits all of it
 PORT_ATTEMPTS = 3
+NO_TRACE_OF_ITS_OWN = 1_000_000_000
+"""Of so many requests one is traced that carries no trace; those that do all are."""
 BACKEND = Path(__file__).with_name("triton_backend")
 
 # A child's death signal is asked for by the child itself: a fork hook isn't safe beside threads.
@@ -44,12 +46,14 @@ if os.getppid() == int(sys.argv[1]):
 class _Server:
     """One tritonserver process, from its start to the removal of all that it left behind."""
 
-    def __init__(self, environment: Environment, repository: Path, log: Path) -> None:
+    def __init__(
+        self, environment: Environment, repository: Path, log: Path, traces: str | None
+    ) -> None:
         self.port = _free_port()
         self.exited = threading.Event()
         self._scratch, self._claim = _claim_scratch(log.parent)
         self._backends = self._scratch / "backends"
-        options = self._options(environment, repository)
+        options = [*self._options(environment, repository), *_trace_options(traces)]
         command = [sys.executable, "-I", "-S", "-c", EXEC_WITH_PARENT, str(os.getpid()), *options]
         self._started: Future[subprocess.Popen[bytes]] = Future()
         self._reaping = threading.Lock()
@@ -159,6 +163,19 @@ def _shm_prefix(scratch: Path) -> str:
     return f"ganforge-{scratch.name}-"
 
 
+def _trace_options(url: str | None) -> list[str]:
+    if url is None:
+        return []
+    settings = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={NO_TRACE_OF_ITS_OWN}",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=ganforge-triton",
+    )
+    return [f"--trace-config={setting}" for setting in settings]
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -170,13 +187,17 @@ class LocalTriton:
 
     It loads no model: the caller does, through gRPC. The server ends with this process, however
     that ends. The directory of ``log`` also holds a run's few files while it lasts. Methods may
-    be called from any thread.
+    be called from any thread. Requests that carry a trace go on with it, and their spans go to the
+    URL ``traces``, as OTLP over HTTP.
     """
 
-    def __init__(self, repository: Path, *, home: Path, log: Path) -> None:
+    def __init__(
+        self, repository: Path, *, home: Path, log: Path, traces: str | None = None
+    ) -> None:
         self._repository = repository.absolute()
         self._environment = Environment.of(home)
         self.log = log.absolute()
+        self._traces = traces
         self._server: _Server | None = None
         self._lock = threading.RLock()
 
@@ -224,7 +245,7 @@ class LocalTriton:
     def _launch(self, deadline: float) -> bool:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            self._server = _Server(self._environment, self._repository, self.log)
+            self._server = _Server(self._environment, self._repository, self.log, self._traces)
         except OSError as error:
             raise TritonError(f"the local Triton can't be started: {error}") from error
         while self.alive():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gan_core.card import ModelCard
 from gan_core.errors import ModelNotFound
-from gan_serving.engine import Inference
+from gan_serving.engine import Executions, Inference
 from gan_serving.published import Published, Release
 from tests.serving.graphs import card_of, watermark
 
@@ -38,6 +38,8 @@ class FakeEngine:
         """Raised by infer, where there is one."""
         self.delay_s = 0.0
         self.closed = False
+        self.done: list[Executions] = []
+        """What it says of what it has done."""
         self._answer = answer
 
     async def infer(
@@ -70,6 +72,12 @@ class FakeEngine:
     async def models(self) -> list[str]:
         """Names."""
         return sorted(self.cards)
+
+    async def executions(self, timeout_s: float) -> list[Executions]:
+        """What the test says; or the error."""
+        if self.error:
+            raise self.error
+        return self.done
 
     async def close(self) -> None:
         """Remember it."""

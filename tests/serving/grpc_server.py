@@ -17,6 +17,7 @@ from gan_serving.service import ImageService
 
 if TYPE_CHECKING:
     from gan_serving.engine import Engine
+    from gan_serving.telemetry import Telemetry
 
 __all__ = ["asked", "raw_call", "raw_stream", "running"]
 
@@ -25,11 +26,15 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running(
-    engine: Engine, gatekeeper: Any = None, *, timeout_s: float = 30.0
+    engine: Engine,
+    gatekeeper: Any = None,
+    telemetry: Telemetry | None = None,
+    *,
+    timeout_s: float = 30.0,
 ) -> AsyncIterator[tuple[GrpcGateway, str]]:
     """The gateway and its address."""
     service = ImageService(engine, max_n=200, timeout_s=timeout_s)
-    gateway = GrpcGateway(service, Readiness(service), gatekeeper or Gatekeeper(None))
+    gateway = GrpcGateway(service, Readiness(service), gatekeeper or Gatekeeper(None), telemetry)
     try:
         yield gateway, f"127.0.0.1:{await gateway.start()}"
     finally:

@@ -225,6 +225,37 @@ def test_a_request_in_flight_at_the_close_ends_as_a_service_error_or_is_answered
     assert all(not isinstance(one, BaseException) or isinstance(one, Unavailable) for one in found)
 
 
+def test_it_counts_images_runs_and_parts_of_each_version(using: Using) -> None:
+    async def marked(engine: Engine) -> Any:
+        (found,) = (one for one in await engine.executions(5) if one.model == "marked")
+        assert found.version == 1
+        return found
+
+    async def ask(engine: Engine) -> None:
+        await engine.infer("marked", draw(WATERMARK_INPUTS, [0]), None, 10)
+        before = await marked(engine)
+        await engine.infer("marked", draw(WATERMARK_INPUTS, seed_range(0, 5)), None, 10)
+        after = await marked(engine)
+        assert (after.images, after.runs) == (before.images + 5, before.runs + 1)
+        assert (after.succeeded, after.failed) == (before.succeeded + 1, before.failed)
+        assert after.compute_s > before.compute_s
+
+    using(ask)
+
+
+def test_what_waits_behind_a_long_run_is_counted_as_waiting(using: Using) -> None:
+    async def ask(engine: Engine) -> float:
+        await engine.infer("slow", labelled(0), None, 10)
+        before = sum(one.queue_s for one in await engine.executions(5) if one.model == "slow")
+        first = asyncio.create_task(engine.infer("slow", labelled(9), None, 30))
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first, engine.infer("slow", labelled(0), None, 30))
+        after = sum(one.queue_s for one in await engine.executions(5) if one.model == "slow")
+        return after - before
+
+    assert using(ask) > 0.05
+
+
 def test_closing_twice_does_nothing(using: Using) -> None:
     async def ask(engine: Engine) -> None:
         await engine.infer("marked", draw(WATERMARK_INPUTS, [0]), None, 10)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gan_core.errors import ModelNotFound, Unavailable
+from gan_core.errors import InternalError, ModelNotFound, Unavailable
 from gan_core.latents import draw
 from gan_serving.ort_engine import OrtEngine
 from gan_serving.repository import publish
@@ -173,3 +173,24 @@ def test_cancelled_callers_free_their_places_in_the_queue(repository: Path) -> N
         return [*await asyncio.gather(*calls), await blocking]
 
     assert len(using(repository, ask)) == 21
+
+
+def test_it_counts_batches_failures_and_what_waits(repository: Path) -> None:
+    async def ask(engine: OrtEngine) -> Any:
+        await engine.infer("fragile", labelled(0), None, 10)
+        with pytest.raises(InternalError):
+            await engine.infer("fragile", labelled(9), None, 10)
+        await engine.infer("slow", labelled(0), None, 10)
+        blocking = asyncio.create_task(engine.infer("slow", labelled(9), None, 30))
+        await asyncio.sleep(0.1)
+        waiting = [asyncio.create_task(engine.infer("slow", labelled(0), None, 30)) for _ in "abc"]
+        await asyncio.sleep(0)
+        before = {one.model: one for one in await engine.executions(1)}
+        await asyncio.gather(blocking, *waiting)
+        (after,) = (one for one in await engine.executions(1) if one.model == "slow")
+        return before["fragile"], before["slow"], after
+
+    fragile, before, after = using(repository, ask)
+    assert (fragile.images, fragile.succeeded, fragile.failed) == (1, 1, 1)
+    assert (before.queued, after.queued) == (3, 0)
+    assert (after.runs, after.images, after.succeeded) == (3, 5, 5)  # the last three in one batch

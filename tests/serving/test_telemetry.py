@@ -10,8 +10,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gan_core.errors import QueueFull
+from gan_core.errors import QueueFull, Unavailable
 from gan_serving.admin import create_admin_app
+from gan_serving.engine import Executions
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.logs import set_up_logs
@@ -101,6 +102,39 @@ def test_queues_are_empty_when_all_is_answered() -> None:
     found = counted(GENERATE)
     assert found["ganforge_running_images", "marked"] == 0
     assert found["ganforge_waiting_images", "marked"] == 0
+
+
+def test_an_engines_own_account_is_shown_by_version() -> None:
+    engine = FakeEngine()
+    engine.done = [
+        Executions(
+            model="marked",
+            version=2,
+            images=24,
+            runs=3,
+            succeeded=12,
+            failed=1,
+            queue_s=0.5,
+            compute_s=1.5,
+            queued=4,
+        )
+    ]
+    found = counted(engine=engine)
+    assert found["ganforge_engine_images_total", "marked", "2"] == 24
+    assert found["ganforge_engine_runs_total", "marked", "2"] == 3
+    assert found["ganforge_engine_parts_total", "marked", "succeeded", "2"] == 12
+    assert found["ganforge_engine_parts_total", "marked", "failed", "2"] == 1
+    assert found["ganforge_engine_queue_seconds_total", "marked", "2"] == 0.5
+    assert found["ganforge_engine_compute_seconds_total", "marked", "2"] == 1.5
+    assert found["ganforge_engine_queued_parts", "marked", "2"] == 4
+
+
+def test_an_engine_that_is_away_leaves_the_other_numbers() -> None:
+    engine = FakeEngine()
+    engine.error = Unavailable("Triton is not available now")
+    found = counted(GENERATE, engine=engine)
+    assert found["ganforge_requests_total", "503", "marked", "http", URL] == 1
+    assert not any(key[0].startswith("ganforge_engine_images") for key in found)
 
 
 def test_what_a_client_makes_up_is_no_label() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gan_core.errors import ModelNotFound, Unavailable
+from gan_core.errors import DeadlineExceeded, ModelNotFound, Unavailable
 from gan_core.latents import draw
 from gan_serving.local_triton import home
 from gan_serving.repository import publish
@@ -133,8 +134,9 @@ def test_no_triton_is_not_live_and_unavailable() -> None:
         lambda engine: engine.infer("marked", INPUTS, None, 5),
         lambda engine: engine.load("marked"),
         lambda engine: engine.unload("marked"),
+        lambda engine: engine.executions(30),
     ],
-    ids=["models", "published", "infer", "load", "unload"],
+    ids=["models", "published", "infer", "load", "unload", "executions"],
 )
 def test_a_call_whose_connection_is_closed_under_it_is_unavailable(
     call: Callable[[TritonEngine], Coroutine[Any, Any, Any]],
@@ -145,6 +147,19 @@ def test_a_call_whose_connection_is_closed_under_it_is_unavailable(
         await engine.reconnect("127.0.0.1:1")
         with pytest.raises(Unavailable):
             await calling
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        using(f"127.0.0.1:{silent.getsockname()[1]}", work)
+
+
+def test_a_triton_that_hangs_is_not_waited_for_when_it_is_asked_what_it_did() -> None:
+    async def work(engine: TritonEngine) -> None:
+        began = time.monotonic()
+        with pytest.raises((DeadlineExceeded, Unavailable)):
+            await engine.executions(0.2)
+        assert time.monotonic() - began < 2
 
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

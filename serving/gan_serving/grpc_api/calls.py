@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,7 +16,9 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from gan_core.errors import BadRequest, ServiceError
+from gan_serving import tracing
 from gan_serving.answers import hidden, request_id_of, shown
+from gan_serving.telemetry import Seen
 
 from .statuses import REQUEST_ID, details_of, text_of
 
@@ -20,17 +26,44 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
 
-__all__ = ["Context", "Method", "handler_of", "metadata_of"]
+__all__ = ["About", "Context", "Method", "Observer", "about", "handler_of", "metadata_of"]
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Awaitable[Any]]
 """Takes a message; returns the answer, or writes a stream's to the context."""
+Observer = Callable[[Seen], None]
+"""Told of each call, once it is over."""
 
 
-def handler_of(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
+Call = Callable[[bytes, Context], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class About:
+    """Who calls, for which model and how it ended, as far as that is known yet."""
+
+    request_id: str
+    caller: str = ""
+    model: str = ""
+    code: str = "OK"
+
+
+_about: ContextVar[About] = ContextVar("about")
+
+
+def about() -> About:
+    """What is known of the call that is being answered, to be filled in."""
+    return _about.get()
+
+
+def handler_of(
+    service: ServiceDescriptor, methods: Mapping[str, Method], observer: Observer | None = None
+) -> grpc.GenericRpcHandler:
     """What a server calls for a service. A method may raise ``ServiceError``.
+
+    Without an observer, as for probes, calls are neither told nor traced.
 
     Raises:
         KeyError: a method of the service is missing.
@@ -44,6 +77,8 @@ def handler_of(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grp
         )
         # read within the method: gRPC answers UNKNOWN to what its own reading refuses
         guarded = _guarded(methods[one.name], GetMessageClass(one.input_type))
+        if observer is not None:
+            guarded = _observed(guarded, f"{service.full_name}/{one.name}", observer)
         handlers[one.name] = make(guarded, response_serializer=_serialised)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
@@ -54,30 +89,57 @@ def metadata_of(context: Context, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _guarded(method: Method, kind: type[Message]) -> Callable[[bytes, Context], Awaitable[Any]]:
+def _guarded(method: Method, kind: type[Message]) -> Call:
     async def guarded(raw: bytes, context: Context) -> Any:
+        _about.set(About(request_id_of(metadata_of(context, REQUEST_ID) or "")))
         async with _answered(context):
             return await method(_read(kind, raw), context)
 
     return guarded
 
 
+def _observed(call: Call, route: str, observer: Observer) -> Call:
+    async def observed(raw: bytes, context: Context) -> Any:
+        began = time.perf_counter()
+        with tracing.request(route, context.invocation_metadata() or ()):
+            try:
+                return await call(raw, context)
+            finally:
+                seconds = time.perf_counter() - began
+                observer(Seen(protocol="grpc", route=route, seconds=seconds, **asdict(about())))
+
+    return observed
+
+
 @asynccontextmanager
 async def _answered(context: Context) -> AsyncIterator[None]:
-    """Gives the call its id, and an error its status; what a defect says stays in the log."""
-    given = metadata_of(context, REQUEST_ID) or ""
-    request_id = request_id_of(given)
-    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    """Gives the call its id, and an error its status."""
+    known = about()
+    context.set_trailing_metadata(((REQUEST_ID, known.request_id),))
     try:
         yield
-        return
-    except ServiceError as error:
-        refusal = shown(error, request_id)
-    except Exception:  # the server's last line
-        log.exception("request %s", request_id)
-        refusal = hidden()
-    code = grpc.StatusCode[refusal.grpc]
-    await context.abort(code, text_of(refusal), tuple(details_of(refusal, request_id)))
+    except asyncio.CancelledError:
+        known.code = _given_up(context)
+        raise
+    except Exception as error:  # noqa: BLE001  the server's last line
+        refusal = _refusal(error, known.request_id)
+        known.code = refusal.grpc
+        details = tuple(details_of(refusal, known.request_id))
+        await context.abort(grpc.StatusCode[refusal.grpc], text_of(refusal), details)
+
+
+def _refusal(error: Exception, request_id: str) -> ServiceError:
+    """What the caller is told; what a defect says stays in the log."""
+    if isinstance(error, ServiceError):
+        return shown(error, request_id)
+    log.error("request %s", request_id, exc_info=error)
+    return hidden()
+
+
+def _given_up(context: Context) -> str:
+    """Why gRPC ended a call: at its deadline, or because the caller cancelled it."""
+    left_s = context.time_remaining()
+    return "CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED"
 
 
 def _read(kind: type[Message], raw: bytes) -> Message:
