@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
     from .engine import Executions
 
-__all__ = ["EngineMetrics"]
+__all__ = ["ACCOUNT", "EngineMetrics"]
 
+ACCOUNT = tuple(
+    f"ganforge_engine_{name}"
+    for name in ("images", "runs", "parts", "queue_seconds", "compute_seconds", "queued_parts")
+)
+"""Names of what an engine tells of itself: several processes over one Triton tell the same."""
 LABELS = ["model", "version"]
 
 

@@ -14,6 +14,8 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from .engine_metrics import ACCOUNT
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,7 +26,6 @@ Exposition = Callable[[], Awaitable[bytes]]
 
 ANSWER_S = 2.0
 """A process that takes longer is left out."""
-ENGINE = "ganforge_engine_"
 NOT_SUMMED = ("ganforge_expected_wait_seconds",)
 
 
@@ -40,7 +41,7 @@ class Siblings:
     def __init__(self, folder: Path, index: int, engine: str) -> None:
         self._folder = folder
         self._path = folder / f"{index}.sock"
-        self._common = (*NOT_SUMMED, ENGINE) if engine == "triton" else NOT_SUMMED
+        self._common = (*NOT_SUMMED, *ACCOUNT) if engine == "triton" else NOT_SUMMED
         self._own: Exposition | None = None
         self._server: asyncio.Server | None = None
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gan_core.errors import QueueFull, Unavailable
 from gan_serving.admin import create_admin_app
 from gan_serving.engine import Executions
+from gan_serving.engine_metrics import ACCOUNT, EngineMetrics
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.logs import set_up_logs
@@ -127,6 +128,12 @@ def test_an_engines_own_account_is_shown_by_version() -> None:
     assert found["ganforge_engine_queue_seconds_total", "marked", "2"] == 0.5
     assert found["ganforge_engine_compute_seconds_total", "marked", "2"] == 1.5
     assert found["ganforge_engine_queued_parts", "marked", "2"] == 4
+
+
+def test_an_account_is_one_tritons_but_times_are_of_each_process() -> None:
+    own = EngineMetrics([]).collect()
+    assert {family.name for family in own} == set(ACCOUNT)
+    assert not "ganforge_engine_seconds".startswith(ACCOUNT)
 
 
 def test_an_engine_that_is_away_leaves_the_other_numbers() -> None:
