@@ -138,6 +138,11 @@ class Gatekeeper:
         if not caller.admin:
             raise PermissionDenied(f"{caller.name!r} is no admin: this needs an admin's key")
 
+    @staticmethod
+    def most_at_once(caller: Caller) -> int | None:
+        """Images that the caller's rate can ever allow in one request; None = any number."""
+        return None if caller.rate is None else parse_rate(caller.rate).amount
+
     async def spend(self, caller: Caller, images: int = 1) -> None:
         """Charge images to the caller's rate; a request that is refused costs nothing.
 

@@ -13,12 +13,14 @@ from pydantic.json_schema import models_json_schema
 from gan_core.errors import ServiceError, Unavailable
 
 from .gatekeeper import Gatekeeper
+from .http_augment import AUGMENTED, AugmentRoute
 from .http_images import answer, read_request
 from .http_jobs import accepted, info, result, seed_of, wants_job
 from .http_layers import BodyLimit, Observed, RequestId, unless_gone
 from .http_problems import HANDLERS
 from .schema import (
     PROBLEM_TYPE,
+    AugmentRequest,
     GenerationRequest,
     GenerationResponse,
     JobInfo,
@@ -30,6 +32,8 @@ from .service import card_of
 from .telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from .http_jobs import JobRunner
     from .jobs import JobStore
     from .keys import Caller
@@ -72,6 +76,7 @@ def create_app(
 
     _add_models(app, service, caller_of)
     _add_images(app, service, gatekeeper, watched, runner, caller_of)
+    _add_augment(app, AugmentRoute(service, gatekeeper, readiness, watched.encoded), caller_of)
     if runner is not None:
         _add_jobs(app, runner.store, caller_of)
     _add_probes(app, readiness)
@@ -110,7 +115,7 @@ def _add_images(
         "/v1/images/generations",
         response_model=GenerationResponse,
         responses={**IMAGES, **PROBLEMS},
-        openapi_extra=BODY,
+        openapi_extra=_body(GenerationRequest),
     )
     async def generate(request: Request) -> Response:
         """Generate images: JSON, the file itself for ``Accept: image/*``, or events.
@@ -119,7 +124,7 @@ def _add_images(
         ``Idempotency-Key`` the same job, or without a seed the same images.
         """
         caller = await caller_of(request)
-        body = await read_request(request)
+        body = await read_request(request, GenerationRequest)
         request.scope["ganforge.model"] = body.model
         gatekeeper.check_model(caller, body.model)
         admitted = gatekeeper.admitted(caller, service.count(body))
@@ -131,6 +136,26 @@ def _add_images(
             body.seed = seed_of(key, caller.name)
         work = answer(service, request, body, caller.name, admitted, telemetry.encoded)
         return await unless_gone(request, work)
+
+
+def _add_augment(app: FastAPI, route: AugmentRoute, caller_of: CallerOf) -> None:
+    @app.post(
+        "/v1/augment",
+        response_class=Response,
+        responses={**AUGMENTED, **PROBLEMS},
+        openapi_extra=_body(AugmentRequest),
+    )
+    async def augment(request: Request) -> Response:
+        """A long stream of images for a data set: ndjson, or for ``application/x-tar`` a tar.
+
+        The version is that of the stream's start; image i is a function of it, seed + i and its
+        class. With the same seed, and that version, ``offset`` resumes a stream that was cut.
+        """
+        caller = await caller_of(request)
+        body = await read_request(request, AugmentRequest)
+        request.scope["ganforge.model"] = body.model
+        route.gatekeeper.check_model(caller, body.model)
+        return await route.answer(request, body, caller)
 
 
 def _add_jobs(app: FastAPI, store: JobStore, caller_of: CallerOf) -> None:
@@ -187,14 +212,12 @@ IMAGES: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/GenerationRequest"}}
-        },
-    }
-}
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a body that is read without FastAPI's help."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _documented(app: FastAPI) -> dict[str, Any]:
@@ -202,7 +225,11 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     if not app.openapi_schema:
         document = FastAPI.openapi(app)
         _, schemas = models_json_schema(
-            [(GenerationRequest, "validation"), (Problem, "serialization")],
+            [
+                (AugmentRequest, "validation"),
+                (GenerationRequest, "validation"),
+                (Problem, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])

@@ -10,16 +10,16 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from gan_core.errors import BadRequest, InvalidRequest, NotAcceptable, ServiceError
 
 from .answers import shown
 from .encode import files
-from .schema import FORMATS, GenerationRequest, explained, problem
+from .schema import FORMATS, explained, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from .schema import Format
+    from .schema import AugmentRequest, Format, GenerationRequest
     from .service import Generation, ImageService
 
-__all__ = ["answer", "document", "read_request", "timeout_of"]
+__all__ = ["Encoded", "answer", "document", "encoded_files", "read_request", "timeout_of"]
 
+BodyT = TypeVar("BodyT", bound=BaseModel)
 Encoded = Callable[[str, int, float], None]
 """Told of files that were made: format, how many, seconds."""
 TIMEOUT_HEADERS = ("x-timeout-s", "x-stainless-read-timeout")
 """Seconds that the client waits: ours, and what OpenAI's clients send by themselves."""
 
 
-async def read_request(request: Request) -> GenerationRequest:
+async def read_request(request: Request, kind: type[BodyT]) -> BodyT:
     """The body, validated.
 
     Raises:
@@ -48,7 +49,7 @@ async def read_request(request: Request) -> GenerationRequest:
     if "json" not in request.headers.get("content-type", ""):
         raise BadRequest("send JSON, and Content-Type: application/json")
     try:
-        return GenerationRequest.model_validate_json(await request.body())
+        return kind.model_validate_json(await request.body())
     except ValidationError as error:
         findings = error.errors(include_url=False)
         if broken := next((item for item in findings if item["type"] == "json_invalid"), None):
@@ -100,7 +101,7 @@ async def answer(
         return StreamingResponse(_chained(first, events), media_type="text/event-stream")
     async with admitted:
         generation = await service.generate(body, timeout_s, caller)
-        made = await _files(generation, body, encoded)
+        made = await encoded_files(generation, body, encoded)
     if as_file:
         return _file(generation, made[0], body)
     return Response(document(generation, made, body), media_type="application/json")
@@ -122,7 +123,10 @@ def _wants_file(accepted: str, body: GenerationRequest, *, single: bool) -> bool
     return image and single and "application/json" not in accepted
 
 
-async def _files(generation: Generation, body: GenerationRequest, encoded: Encoded) -> list[bytes]:
+async def encoded_files(
+    generation: Generation, body: GenerationRequest | AugmentRequest, encoded: Encoded
+) -> list[bytes]:
+    """The images as the files that were asked for."""
     began = time.perf_counter()
     made = await files(generation.images, body.output_format, body.output_compression)
     encoded(body.output_format, len(made), time.perf_counter() - began)
@@ -173,7 +177,9 @@ async def _events(
     try:
         async with admitted, aclosing(parts):
             async for part in parts:
-                for file, seed in zip(await _files(part, body, encoded), part.seeds, strict=True):
+                for file, seed in zip(
+                    await encoded_files(part, body, encoded), part.seeds, strict=True
+                ):
                     event = {
                         "type": "image_generation.completed",
                         "b64_json": base64.b64encode(file).decode(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +22,8 @@ from gan_core.latents import SEED_LIMIT
 
 __all__ = [
     "FORMATS",
+    "MAX_COUNT",
+    "AugmentRequest",
     "CanaryRequest",
     "Format",
     "GenerationRequest",
@@ -36,11 +39,14 @@ __all__ = [
     "explained",
     "parsed",
     "problem",
+    "validated",
 ]
 
 PROBLEM_TYPE = "application/problem+json"
 Format = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+MAX_COUNT = 1_000_000
+"""Images of one stream; the next million begins at another seed."""
 
 
 class _Body(BaseModel):
@@ -92,6 +98,38 @@ class GenerationRequest(_Body):
     """Ignored; for OpenAI's clients."""
     user: Annotated[StrictStr, Field(max_length=256)] | None = None
     """Ignored; for OpenAI's clients."""
+
+
+class AugmentRequest(_Body):
+    """Body of ``POST /v1/augment``: ``count`` or ``per_class`` says how many images."""
+
+    model: Annotated[StrictStr, Field(min_length=1, max_length=64, examples=["digits_cgan"])]
+    """Name of a published model."""
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Of the whole stream; the newest at its start by default. A resumed stream names it."""
+    count: Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)] | None = None
+    """Images; of a model with classes, classes go round with the seeds."""
+    per_class: (
+        Annotated[
+            dict[StrictStr, Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)]],
+            Field(min_length=1, examples=[{"three": 500, "7": 250}]),
+        ]
+        | None
+    ) = None
+    """Images of each class, by its name or index; spread evenly over the stream."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=SEED_LIMIT)] | None = None
+    """Image i is a function of the version, seed + i and its class; drawn by the server by
+    default, and returned. A resumed stream names it."""
+    offset: Annotated[StrictInt, Field(ge=0)] = 0
+    """Images that are there already: the stream begins after them."""
+    sha256: Annotated[StrictStr, Field(max_length=64)] | None = None
+    """Of the version's graph, as the stream began with it: another one is refused."""
+    truncation: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Truncation ψ; models with truncation only."""
+    output_format: Format = "png"
+    """Of the files: PNG is lossless, and so is WebP at full quality."""
+    output_compression: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
+    """Quality of JPEG and WebP in percent; 100 by default."""
 
 
 class ImageData(_Answer):
@@ -218,15 +256,27 @@ class Problem(_Answer):
     error: ErrorDetail
 
 
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
 def parsed(**fields: Any) -> GenerationRequest:
     """A request from keyword arguments, None left out.
 
     Raises:
         InvalidRequest: a field is missing, unknown or out of range.
     """
+    return validated(GenerationRequest, fields)
+
+
+def validated(kind: type[BodyT], fields: Mapping[str, Any]) -> BodyT:
+    """A body of that kind from its fields, None left out.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or out of range.
+    """
     try:
         given = {name: value for name, value in fields.items() if value is not None}
-        return GenerationRequest.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise explained(error.errors(include_url=False)) from error
 

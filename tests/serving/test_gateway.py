@@ -375,6 +375,7 @@ def test_the_openapi_document_describes_every_route_and_field() -> None:
         "/v1/models",
         "/v1/models/{model}",
         GENERATIONS,
+        "/v1/augment",
         "/livez",
         "/readyz",
     }
