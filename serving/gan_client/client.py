@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import operator
 import os
 import random
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from gan_core.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from gan_core.errors import DeadlineExceeded, ServiceError
 
+from .asking import Asked, request_of
+from .augmentation import AsyncAugmentation, Augmentation, augment_request
+from .jobs import AsyncJobs, Jobs
+from .runner import Runner, next_of
 from .transports import Transport, open_transport
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
     from gan_core.card import ModelCard
 
-    from .images import ImageBatch
+    from .images import GeneratedImage, ImageBatch
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -31,7 +39,6 @@ T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 BACKOFF_S = 0.25
-CLOSED = "this client is closed: make a Client where it is used"
 
 
 class AsyncClient:
@@ -60,15 +67,16 @@ class AsyncClient:
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._transport = open_transport(url, http, key or os.environ.get("GANFORGE_API_KEY"))
+        self.transport = open_transport(url, http, key or os.environ.get("GANFORGE_API_KEY"))
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self.images = AsyncImages(self)
+        self.jobs = AsyncJobs(self)
         self.models = AsyncModels(self)
 
     async def close(self) -> None:
         """Close connections; the client can't be used any more."""
-        await self._transport.close()
+        await self.transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,7 +95,7 @@ class AsyncClient:
             left_s = max(deadline - time.monotonic(), 0.001)
             try:
                 async with asyncio.timeout(left_s):  # a transport's own watches single reads
-                    return await attempt(self._transport, left_s)
+                    return await attempt(self.transport, left_s)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"no answer within {budget_s:g} s") from error
             except ServiceError as error:
@@ -135,20 +143,81 @@ class AsyncImages:
         Raises:
             ServiceError: the subclass says why; the same one over every transport.
         """
-        from gan_serving.schema import parsed  # building its validators isn't the import's price
-
-        raw, count = _raw(latents)
-        request = parsed(
+        request = request_of(
             model=model,
-            n=count if n is None else n,
+            n=n,
             version=version,
-            seed=_plain(seed),
-            label=_plain(label),
-            labels=None if labels is None else [_plain(label) for label in labels],
+            seed=seed,
+            label=label,
+            labels=labels,
             truncation=truncation,
-            latents=raw,
+            latents=latents,
         )
         return await self._client.call(lambda t, left_s: t.generate(request, left_s), timeout_s)
+
+    async def stream(
+        self, *, timeout_s: float | None = None, **asked: Unpack[Asked]
+    ) -> AsyncGenerator[GeneratedImage, None]:
+        """The images of ``generate``, which takes the same arguments, each as soon as it is there.
+
+        Tried again like any call before the first image, and not after it.
+
+        Raises:
+            ServiceError: the subclass says why; also after some of the images.
+        """
+        request = request_of(**asked)
+
+        async def opened(
+            transport: Transport, left_s: float
+        ) -> tuple[GeneratedImage, AsyncGenerator[GeneratedImage, None]]:
+            images = transport.stream(request, left_s)
+            return await anext(images), images
+
+        first, others = await self._client.call(opened, timeout_s)
+        async with aclosing(others):
+            yield first
+            async for image in others:
+                yield image
+
+    def augment(
+        self,
+        *,
+        model: str,
+        count: int | None = None,
+        per_class: Mapping[str | int, int] | None = None,
+        seed: int | None = None,
+        version: int | None = None,
+        offset: int = 0,
+        truncation: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncAugmentation:
+        """A long stream of samples, which goes on by itself where a connection was cut.
+
+        Args:
+            model: name of a published model.
+            count: how many; of a model with classes, classes go round with the seeds.
+            per_class: instead, how many of each class, by index or name.
+            seed: sample i is a function of the version, seed + i and its class; random by default.
+            version: one of those that serve; the newest at the start by default.
+            offset: samples that are there already; a stream's own, to resume it elsewhere.
+            truncation: ψ; less is more typical and less varied.
+            timeout_s: longest without a sample, whatever is tried meanwhile; the client's by
+                default.
+
+        Raises:
+            InvalidRequest: an argument is missing or out of range.
+        """
+        request = augment_request(
+            model=model,
+            count=count,
+            per_class=per_class,
+            seed=seed,
+            version=version,
+            offset=offset,
+            truncation=truncation,
+        )
+        limit_s = self._client.timeout_s if timeout_s is None else timeout_s
+        return AsyncAugmentation(self._client.transport, request, limit_s)
 
 
 class AsyncModels:
@@ -185,7 +254,7 @@ class Client:
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._runner = _Runner()
+        self._runner = Runner()
         try:
             self._client = self._runner.call(
                 _made(url, key=key, timeout_s=timeout_s, max_retries=max_retries, http=http)
@@ -194,6 +263,7 @@ class Client:
             self._runner.close()
             raise
         self.images = Images(self._client.images, self._runner)
+        self.jobs = Jobs(self._client.jobs, self._runner)
         self.models = Models(self._client.models, self._runner)
 
     def close(self) -> None:
@@ -210,7 +280,7 @@ class Client:
 class Images:
     """``client.images``."""
 
-    def __init__(self, images: AsyncImages, runner: _Runner) -> None:
+    def __init__(self, images: AsyncImages, runner: Runner) -> None:
         self._images = images
         self._runner = runner
 
@@ -242,11 +312,44 @@ class Images:
             )
         )
 
+    def stream(
+        self, *, timeout_s: float | None = None, **asked: Unpack[Asked]
+    ) -> Iterator[GeneratedImage]:
+        """As ``AsyncImages.stream``."""
+        images = self._images.stream(timeout_s=timeout_s, **asked)
+        while (image := self._runner.call(next_of(images))) is not None:
+            yield image
+
+    def augment(
+        self,
+        *,
+        model: str,
+        count: int | None = None,
+        per_class: Mapping[str | int, int] | None = None,
+        seed: int | None = None,
+        version: int | None = None,
+        offset: int = 0,
+        truncation: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Augmentation:
+        """As ``AsyncImages.augment``."""
+        stream = self._images.augment(
+            model=model,
+            count=count,
+            per_class=per_class,
+            seed=seed,
+            version=version,
+            offset=offset,
+            truncation=truncation,
+            timeout_s=timeout_s,
+        )
+        return Augmentation(stream, self._runner)
+
 
 class Models:
     """``client.models``."""
 
-    def __init__(self, models: AsyncModels, runner: _Runner) -> None:
+    def __init__(self, models: AsyncModels, runner: Runner) -> None:
         self._models = models
         self._runner = runner
 
@@ -259,81 +362,5 @@ class Models:
         return self._runner.call(self._models.retrieve(model, version))
 
 
-class _Runner:
-    """An event loop on a daemon thread: a program that forgets to close still ends."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._process = os.getpid()
-        self._closed = False
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="gan_client", daemon=True
-        )
-        self._thread.start()
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        if os.getpid() != self._process:
-            work.close()
-            raise RuntimeError("this client is of another process: make a Client where it is used")
-        with self._lock:
-            if self._closed:
-                work.close()
-                raise RuntimeError(CLOSED)
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise RuntimeError(CLOSED) from error
-        except BaseException:
-            future.cancel()  # Ctrl-C must not leave the request running
-            raise
-
-    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """End what is running, then ``last``, then the thread."""
-        with self._lock:
-            if self._closed or os.getpid() != self._process:
-                if last is not None:
-                    last.close()
-                return
-            self._closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-        if last is not None:
-            asyncio.run_coroutine_threadsafe(last, self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
 async def _made(url: str, **options: Any) -> AsyncClient:
     return AsyncClient(url, **options)  # on the loop that will use it
-
-
-def _plain(value: T) -> T | int:
-    """NumPy's integers as Python's: they are what labels and seeds come from."""
-    if isinstance(value, str | bool) or not hasattr(value, "__index__"):
-        return value
-    return operator.index(value)
-
-
-def _raw(latents: ArrayLike | None) -> tuple[str | None, int | None]:
-    """Latents as base64 of little-endian float32, and how many."""
-    if latents is None:
-        return None, None
-    import numpy as np
-
-    try:
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
-            array = np.atleast_2d(np.asarray(latents, dtype="<f4"))
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"latents: not an array of numbers: {error}", param="latents") from (
-            error
-        )
-    return base64.b64encode(array.tobytes()).decode(), len(array)

@@ -16,12 +16,15 @@ from gan_serving.grpc_api.image_service_pb2_grpc import ImageServiceStub
 from gan_serving.grpc_api.messages import message_of, model_message
 from gan_serving.grpc_api.statuses import error_of
 
+from .augmentation import in_parts
 from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
-    from gan_serving.schema import GenerationRequest
+    from gan_serving.schema import AugmentRequest, GenerationRequest
+
+    from .augmentation import Sample
 
 __all__ = ["GrpcTransport"]
 
@@ -71,6 +74,27 @@ class GrpcTransport:
         images = tuple(GeneratedImage(pixels, seed) for pixels, seed in assembly.images)
         # the name that was asked for, not the answer's: files are called after it
         return ImageBatch(images, request.model, assembly.version)
+
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[GeneratedImage, None]:
+        """The same images, each as soon as it is there."""
+        message = message_of(request)
+        assembly = Assembly()
+        async with self._told_apart():
+            call = self._stub.GenerateStream(message, **self._options(timeout_s))
+            try:
+                async for chunk in call:
+                    assembly.add(chunk)
+                    if chunk.last:
+                        yield GeneratedImage(*assembly.images[-1])
+            finally:
+                call.cancel()
+            assembly.finish()
+
+    def augment(self, request: AugmentRequest, timeout_s: float) -> AsyncGenerator[Sample, None]:
+        """A stream from its offset on, or an error."""
+        return in_parts(self, request, timeout_s)
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
-from pydantic import ValidationError
 
 from gan_core.card import ModelCard
-from gan_core.errors import (
-    SERVICE_ERRORS,
-    ConfigError,
-    ConnectionFailed,
-    DeadlineExceeded,
-    InternalError,
-    QueueFull,
-    ServiceError,
-    Unavailable,
-)
+from gan_core.errors import ConfigError
 
-from .images import GeneratedImage, ImageBatch, decoded
+from .augmentation import Sample, in_parts
+from .http_transport import HttpTransport
+from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
-    from gan_serving.schema import GenerationRequest
+    from gan_serving.schema import AugmentRequest, GenerationRequest
 
 __all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
 
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-OF_PROXIES: dict[int, type[ServiceError]] = {
-    429: QueueFull,
-    502: Unavailable,
-    503: Unavailable,
-    504: DeadlineExceeded,
-}
-"""What a bare status means that isn't the gateway's own answer."""
 
 
 class Transport(Protocol):
@@ -45,6 +30,14 @@ class Transport(Protocol):
 
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
         """Images for a request."""
+
+    def stream(
+        self, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[GeneratedImage, None]:
+        """The same images, each as soon as it is there."""
+
+    def augment(self, request: AugmentRequest, timeout_s: float) -> AsyncGenerator[Sample, None]:
+        """A stream from its offset on, or an error; ``timeout_s`` is for each of its parts."""
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
@@ -119,6 +112,20 @@ class ServiceTransport:
         images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
         return ImageBatch(images, answer.model, answer.version)
 
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[GeneratedImage, None]:
+        """The same images, each as soon as it is there."""
+        parts = self._service.stream(request, timeout_s)
+        async with aclosing(parts):
+            async for part in parts:
+                for pixels, seed in zip(part.images, part.seeds, strict=True):
+                    yield GeneratedImage(pixels, seed)
+
+    def augment(self, request: AugmentRequest, timeout_s: float) -> AsyncGenerator[Sample, None]:
+        """A stream from its offset on, or an error."""
+        return in_parts(self, request, timeout_s)
+
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
         return [published.card for published in await self._service.models()]
@@ -132,101 +139,3 @@ class ServiceTransport:
     async def close(self) -> None:
         """Close the engine."""
         await self._service.engine.close()
-
-
-class HttpTransport:
-    """The gateway over HTTP."""
-
-    def __init__(self, http: httpx.AsyncClient, key: str | None = None) -> None:
-        self._http = http
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-
-    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
-        """Images for a request."""
-        from gan_serving.schema import GenerationResponse
-
-        body = request.model_dump(exclude_none=True, exclude_defaults=True)
-        received = await self._call("POST", "/v1/images/generations", timeout_s, body)
-        try:
-            answer = GenerationResponse.model_validate(received)
-            images = tuple(
-                GeneratedImage(decoded(base64.b64decode(item.b64_json)), item.seed)
-                for item in answer.data
-            )
-        except (ValueError, OSError) as error:
-            raise _not_ours(self._http.base_url, error) from error
-        # the name that was asked for, not the answer's: files are called after it
-        return ImageBatch(images, request.model, answer.version)
-
-    async def models(self) -> list[ModelCard]:
-        """The newest card of every model."""
-        answer = await self._call("GET", "/v1/models", 30.0)
-        try:
-            return [ModelCard.model_validate(item["card"]) for item in answer["data"]]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise _not_ours(self._http.base_url, error) from error
-
-    async def model(self, name: str, version: int | None = None) -> ModelCard:
-        """The card of one model's version; the newest by default."""
-        asked = "" if version is None else f"?version={version}"
-        answer = await self._call("GET", f"/v1/models/{quote(name, safe='')}{asked}", 30.0)
-        try:
-            return ModelCard.model_validate(answer["card"])
-        except (KeyError, TypeError, ValidationError) as error:
-            raise _not_ours(self._http.base_url, error) from error
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def _call(
-        self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None
-    ) -> Any:
-        try:
-            response = await self._http.request(
-                method,
-                path,
-                json=body,
-                timeout=timeout_s,
-                # the server needn't go on for longer than anybody waits
-                headers={**self._headers, "X-Timeout-S": f"{timeout_s:.3f}"},
-            )
-        except httpx.TimeoutException as error:
-            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            text = str(error) or type(error).__name__
-            raise ConnectionFailed(f"can't reach {self._http.base_url}: {text}") from error
-        if response.is_error:
-            _raise(response)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise _not_ours(self._http.base_url, error) from error
-
-
-def _raise(response: httpx.Response) -> NoReturn:
-    """The exception that the server's error stands for."""
-    try:
-        error = response.json()["error"]
-        kind, message, param = error["code"], str(error["message"]), error.get("param")
-    except (ValueError, KeyError, TypeError):
-        kind, message, param = "", f"{response.status_code} from {response.url}", None
-    fallback = OF_PROXIES.get(response.status_code, InternalError)
-    raise SERVICE_ERRORS.get(kind, fallback)(
-        message,
-        param=param,
-        retry_after_s=_seconds(response.headers.get("retry-after")),
-        request_id=response.headers.get("x-request-id"),
-    )
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return None if header is None else max(0.0, float(header))
-    except ValueError:
-        return None  # a date: no server of ours sends one
-
-
-def _not_ours(url: httpx.URL, error: Exception) -> InternalError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return InternalError(f"{url} doesn't answer as a ganforge gateway does: {first}")

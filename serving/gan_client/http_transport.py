@@ -1,0 +1,201 @@
+"""The gateway over HTTP: JSON, and streams of lines."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from gan_core.card import ModelCard
+from gan_core.errors import (
+    SERVICE_ERRORS,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    QueueFull,
+    ServiceError,
+    Unavailable,
+)
+
+from .http_streams import images_of, samples_of
+from .images import GeneratedImage, ImageBatch, decoded
+
+if TYPE_CHECKING:
+    from gan_serving.schema import AugmentRequest, GenerationRequest
+
+    from .augmentation import Sample
+
+__all__ = ["GENERATIONS", "HttpTransport", "batch_of"]
+
+T = TypeVar("T")
+
+GENERATIONS = "/v1/images/generations"
+OF_PROXIES: dict[int, type[ServiceError]] = {
+    429: QueueFull,
+    502: Unavailable,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+"""What a bare status means that isn't the gateway's own answer."""
+
+
+class HttpTransport:
+    """The gateway over HTTP."""
+
+    def __init__(self, http: httpx.AsyncClient, key: str | None = None) -> None:
+        self._http = http
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
+        """Images for a request."""
+        body = request.model_dump(exclude_none=True, exclude_defaults=True)
+        batch = await self.ask("POST", GENERATIONS, timeout_s, batch_of, body)
+        # the name that was asked for, not the answer's: files are called after it
+        return replace(batch, model=request.model)
+
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[GeneratedImage, None]:
+        """The same images, each as soon as it is there."""
+        body = request.model_dump(exclude_none=True, exclude_defaults=True) | {"stream": True}
+        n = request.n or len(request.labels or ()) or 1
+        headers = {"Accept": "text/event-stream", **_timeout(timeout_s)}
+        async with self._lines(GENERATIONS, body, timeout_s, headers) as lines:
+            async for image in images_of(lines, n):
+                yield image
+
+    async def augment(
+        self, request: AugmentRequest, timeout_s: float
+    ) -> AsyncGenerator[Sample, None]:
+        """A stream from its offset on, or an error."""
+        body = request.model_dump(exclude_none=True, exclude_defaults=True)
+        headers = {"Accept": "application/x-ndjson"}
+        async with self._lines("/v1/augment", body, timeout_s, headers) as lines:
+            async for sample in samples_of(lines):
+                yield sample
+
+    async def models(self) -> list[ModelCard]:
+        """The newest card of every model."""
+        return await self.ask("GET", "/v1/models", 30.0, _cards)
+
+    async def model(self, name: str, version: int | None = None) -> ModelCard:
+        """The card of one model's version; the newest by default."""
+        asked = "" if version is None else f"?version={version}"
+        return await self.ask("GET", f"/v1/models/{quote(name, safe='')}{asked}", 30.0, _card)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        read: Callable[[Any], T],
+        body: dict[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        """What ``read`` makes of the JSON that a gateway answers.
+
+        Raises:
+            ServiceError: the gateway's, or the answer isn't one that ``read`` understands.
+        """
+        with self._told_apart(timeout_s):
+            response = await self._http.request(
+                method,
+                path,
+                json=body,
+                timeout=timeout_s,
+                headers={**self._headers, **_timeout(timeout_s), **(headers or {})},
+            )
+            if response.is_error:
+                _raise(response)
+            return read(response.json())
+
+    @asynccontextmanager
+    async def _lines(
+        self, path: str, body: dict[str, Any], timeout_s: float, headers: Mapping[str, str]
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of an answer, each as soon as it is there and within ``timeout_s``."""
+        with self._told_apart(timeout_s):
+            async with self._http.stream(
+                "POST", path, json=body, timeout=timeout_s, headers={**self._headers, **headers}
+            ) as response:
+                if response.is_error:
+                    await response.aread()
+                    _raise(response)
+                yield response.aiter_lines()
+
+    @contextmanager
+    def _told_apart(self, timeout_s: float) -> Iterator[None]:
+        """Raises what a failed request, or another server's answer, stands for."""
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            text = str(error) or type(error).__name__
+            raise ConnectionFailed(f"can't reach {self._http.base_url}: {text}") from error
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InternalError(
+                f"{self._http.base_url} doesn't answer as a ganforge gateway does: {first}"
+            ) from error
+
+
+def batch_of(received: Any) -> ImageBatch:
+    """The images of a gateway's answer.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    from gan_serving.schema import GenerationResponse
+
+    answer = GenerationResponse.model_validate(received)
+    images = tuple(
+        GeneratedImage(decoded(base64.b64decode(item.b64_json)), item.seed) for item in answer.data
+    )
+    return ImageBatch(images, answer.model, answer.version)
+
+
+def _cards(received: Any) -> list[ModelCard]:
+    return [_card(item) for item in received["data"]]
+
+
+def _card(received: Any) -> ModelCard:
+    return ModelCard.model_validate(received["card"])
+
+
+def _timeout(timeout_s: float) -> dict[str, str]:
+    """The server needn't go on for longer than anybody waits."""
+    return {"X-Timeout-S": f"{timeout_s:.3f}"}
+
+
+def _raise(response: httpx.Response) -> NoReturn:
+    """The exception that the server's error stands for."""
+    try:
+        error = response.json()["error"]
+        kind, message, param = error["code"], str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        kind, message, param = "", f"{response.status_code} from {response.url}", None
+    fallback = OF_PROXIES.get(response.status_code, InternalError)
+    raise SERVICE_ERRORS.get(kind, fallback)(
+        message,
+        param=param,
+        retry_after_s=_seconds(response.headers.get("retry-after")),
+        request_id=response.headers.get("x-request-id"),
+    )
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return None if header is None else max(0.0, float(header))
+    except ValueError:
+        return None  # a date: no server of ours sends one
