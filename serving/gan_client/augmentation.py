@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .images import GeneratedImage
     from .transports import Transport
 
-__all__ = ["AsyncAugmentation", "Augmentation", "Sample"]
+__all__ = ["AsyncAugmentation", "Augmentation", "PerClass", "Sample"]
 
+PerClass = Mapping[str, int] | Mapping[int, int] | Mapping[str | int, int]
+"""Samples of each class, by name or index."""
 BACKOFF_S = 0.25
 LONGEST_WAIT_S = 5.0
 
@@ -59,7 +61,7 @@ class AsyncAugmentation:
         self._transport, self._timeout_s = transport, timeout_s
         self._request = request
         self._samples = self._run()
-        self.count = request.count or sum((request.per_class or {}).values())
+        self.count = request.total
         """Samples of the whole stream, whatever its offset."""
 
     @property
@@ -178,7 +180,7 @@ class Augmentation:
 
 
 def augment_request(
-    *, seed: int | None, per_class: Mapping[str | int, int] | None, offset: int, **fields: Any
+    *, seed: int | None, per_class: PerClass | None, offset: int, **fields: Any
 ) -> AugmentRequest:
     """The request, with a seed.
 

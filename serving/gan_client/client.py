@@ -11,7 +11,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from gan_core.errors import DeadlineExceeded, ServiceError
 
 from .asking import Asked, request_of
-from .augmentation import AsyncAugmentation, Augmentation, augment_request
+from .augmentation import AsyncAugmentation, Augmentation, PerClass, augment_request
 from .jobs import AsyncJobs, Jobs
 from .runner import Runner, next_of
 from .transports import Transport, open_transport
@@ -184,7 +183,7 @@ class AsyncImages:
         *,
         model: str,
         count: int | None = None,
-        per_class: Mapping[str | int, int] | None = None,
+        per_class: PerClass | None = None,
         seed: int | None = None,
         version: int | None = None,
         offset: int = 0,
@@ -325,7 +324,7 @@ class Images:
         *,
         model: str,
         count: int | None = None,
-        per_class: Mapping[str | int, int] | None = None,
+        per_class: PerClass | None = None,
         seed: int | None = None,
         version: int | None = None,
         offset: int = 0,

@@ -140,7 +140,7 @@ def plan_of(request: AugmentRequest, card: ModelCard, version: int | None) -> Pl
             f"sha256: version {version} of {request.model!r} has another graph now: {card.sha256}",
             param="sha256",
         )
-    count = request.count or sum((request.per_class or {}).values())
+    count = request.total
     if not request.offset <= count <= MAX_COUNT:
         raise InvalidRequest(
             f"offset: {request.offset} of {count} images; at most {MAX_COUNT} are one stream, and "

@@ -1,4 +1,4 @@
-"""The commands that serving adds to ``ganforge``: publish, serve, generate, models, bench."""
+"""The commands that serving adds to ``ganforge``: publish, serve, generate, augment and more."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .tls import Tls
 
-__all__ = ["add_commands"]
+__all__ = ["DEFAULT_URL", "Url", "add_commands", "connected", "say"]
 
 console = Console()
 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
@@ -62,6 +62,7 @@ class LogLevel(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Add them."""
+    from .augment_command import augment
     from .bench.command import bench
     from .key_commands import app as keys
     from .release_commands import canary, promote, rollback
@@ -74,6 +75,7 @@ def add_commands(app: typer.Typer) -> None:
         (rollback, "ganforge rollback digits_dcgan"),
         (serve, "ganforge serve --engine triton --http-port 8080"),
         (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
+        (augment, "ganforge augment digits_cgan --per-class three=500 --seed 7 --out extra/"),
         (models, "ganforge models --json"),
         (bench, "ganforge bench digits_dcgan --concurrency 1,8,32"),
     ):
@@ -284,7 +286,7 @@ def generate(
     if out == Path() or (not is_grid and out.suffix.lower() in Image.registered_extensions()):
         raise ConfigError(f"--out {out}: name a .png for a grid, or a folder for single images")
     chosen = int(label) if label is not None and label.isdecimal() else label
-    with _client(url) as client:
+    with connected(url) as client:
         batch = client.images.generate(
             model=model, n=n, version=version, seed=seed, label=chosen, truncation=truncation
         )
@@ -304,7 +306,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """List the models that a server, a Triton or a repository offers."""
-    with _client(url) as client:
+    with connected(url) as client:
         cards = client.models.list()
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards]))
@@ -337,7 +339,8 @@ def _headline(card: ModelCard) -> str:
 
 
 @contextmanager
-def _client(url: str) -> Iterator[Client]:
+def connected(url: str) -> Iterator[Client]:
+    """A client; a server that can't be reached is told with what would help."""
     from gan_client import Client
 
     try:

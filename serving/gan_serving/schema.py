@@ -131,6 +131,11 @@ class AugmentRequest(_Body):
     output_compression: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
     """Quality of JPEG and WebP in percent; 100 by default."""
 
+    @property
+    def total(self) -> int:
+        """Images of the whole stream, whatever its offset."""
+        return self.count or sum((self.per_class or {}).values())
+
 
 class ImageData(_Answer):
     """One image."""
