@@ -41,11 +41,11 @@ async def running(
     engine: Engine,
     gatekeeper: Gatekeeper | None = None,
     *,
-    max_n: int = 64,
+    timeout_s: float = 30.0,
     jobs: Path | None = None,
 ) -> AsyncIterator[Gateway]:
     """The gateway, until the block ends; ``jobs`` is the file of jobs where there are any."""
-    service = ImageService(engine, max_n=max_n)
+    service = ImageService(engine, timeout_s=timeout_s)
     readiness = Readiness(service)
     runner = JobRunner(JobStore(jobs), service) if jobs else None
     app = create_app(service, readiness, gatekeeper or Gatekeeper(None), runner=runner)
@@ -73,14 +73,14 @@ def asked(
     work: Callable[[httpx.AsyncClient, Gateway], Awaitable[T]],
     gatekeeper: Gatekeeper | None = None,
     *,
-    max_n: int = 64,
+    timeout_s: float = 30.0,
 ) -> T:
     """What a client makes of a running gateway, within half a minute."""
 
     async def ask() -> T:
         async with (
             asyncio.timeout(30),
-            running(engine, gatekeeper, max_n=max_n) as gateway,
+            running(engine, gatekeeper, timeout_s=timeout_s) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=30) as client,
         ):
             return await work(client, gateway)

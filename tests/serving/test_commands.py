@@ -12,7 +12,17 @@ from PIL import Image
 from tests.serving.graphs import write_export
 from tests.serving.processes import ganforge
 
-COMMANDS = ("bench", "canary", "generate", "models", "promote", "publish", "rollback", "serve")
+COMMANDS = (
+    "augment",
+    "bench",
+    "canary",
+    "generate",
+    "models",
+    "promote",
+    "publish",
+    "rollback",
+    "serve",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

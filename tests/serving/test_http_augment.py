@@ -265,6 +265,41 @@ def test_a_busy_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert last["type"] == "augment.completed"
 
 
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_serving.augmenting.PATIENCE_S", 0.2)
+    monkeypatch.setattr("gan_serving.augmenting.LONGEST_WAIT_S", 0.01)
+    engine = FakeEngine()
+    engine.error = QueueFull("full", retry_after_s=0.05)
+    first, last = lines(answered(engine, count=100).text)
+    assert (first["type"], last["error"]["code"]) == ("augment.started", "queue_full")
+    assert len(engine.asked) > PARTS_AHEAD
+
+
+def test_a_stream_may_take_longer_than_a_request() -> None:
+    engine = FakeEngine()
+    engine.delay_s = 0.1
+    body = {**BODY, "count": 24 * PART}
+
+    async def work(client: httpx.AsyncClient, _: Gateway) -> str:
+        return (await client.post(URL, json=body, headers={"X-Timeout-S": "0.1"})).text
+
+    assert lines(asked(engine, work, timeout_s=0.4))[-1]["type"] == "augment.completed"
+
+
+def test_others_are_answered_beside_a_stream() -> None:
+    engine = FakeEngine()
+    engine.delay_s = 0.02
+
+    async def work(client: httpx.AsyncClient, _: Gateway) -> int:
+        async with client.stream("POST", URL, json={**BODY, "count": 10**6}) as answer:
+            await anext(answer.aiter_raw())
+            before = len(engine.asked)
+            (await client.post("/v1/images/generations", json=BODY)).raise_for_status()
+            return len(engine.asked) - before
+
+    assert asked(engine, work) <= 4 * PARTS_AHEAD
+
+
 def test_a_keys_rate_is_waited_for_and_parts_fit_it(tmp_path: Path) -> None:
     gatekeeper, headers = keyed(tmp_path, rate="5/second")
     engine = FakeEngine()
