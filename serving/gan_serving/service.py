@@ -111,10 +111,11 @@ class ImageService:
             ServiceError: the request can't be fulfilled, or no further; the subclass says why.
         """
         started = time.perf_counter()
-        published = await self.engine.published(request.model)
+        limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
+        published = await self._published(request.model, limit_s)
         card = card_of(published, request.version)
         seeds, inputs = tensors_of(request, card, self.max_n)
-        limit_s = min(timeout_s or self.timeout_s, self.timeout_s)
+        limit_s -= time.perf_counter() - started
         shown = [None] * len(seeds) if request.latents is not None else seeds
         done = 0
         answers = self._tried(published, inputs, limit_s, request.version, caller, seeds[0])
@@ -147,6 +148,13 @@ class ImageService:
         published = await self.engine.published(request.model)
         tensors_of(request, card_of(published, request.version), self.max_n)
 
+    async def _published(self, model: str, timeout_s: float) -> Published:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.engine.published(model)
+        except TimeoutError as error:
+            raise _late(model, timeout_s) from error
+
     async def models(self) -> list[Published]:
         """Every model that can be asked for now, by name."""
         found = []
@@ -162,10 +170,10 @@ class ImageService:
             ServiceError: it doesn't.
         """
         began = time.monotonic()
-        published = await self.engine.published(model)
-        inputs = draw(published.card.inputs, [0])
         try:
             async with asyncio.timeout(timeout_s):
+                published = await self.engine.published(model)
+                inputs = draw(published.card.inputs, [0])
                 answer = await self.engine.infer(model, inputs, None, timeout_s)
             _verify(published.card, answer.image, 1)
         except (TimeoutError, DeadlineExceeded, QueueFull) as error:

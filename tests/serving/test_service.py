@@ -33,7 +33,7 @@ from gan_core.errors import (
 from gan_core.latents import latents
 from gan_serving.engine import Inference
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.published import MAX_BATCH_SIZE
+from gan_serving.published import MAX_BATCH_SIZE, Published
 from gan_serving.schema import parsed
 from gan_serving.service import Generation, ImageService
 from tests.serving.fake_engine import FakeEngine
@@ -361,6 +361,16 @@ def test_a_request_may_shorten_the_services_deadline_and_not_lengthen_it() -> No
     for timeout_s in (1.0, 60.0, None):
         asyncio.run(service.generate(parsed(model="marked"), timeout_s))
     assert engine.timeouts_s == pytest.approx([1.0, 5, 5], abs=0.05)
+
+
+def test_an_engine_that_never_says_what_it_serves_is_given_up_at_the_deadline() -> None:
+    class Silent(FakeEngine):
+        async def published(self, model: str) -> Published:
+            await asyncio.sleep(60)
+            return await super().published(model)
+
+    with pytest.raises(DeadlineExceeded, match=r"gave no answer within 0\.05 s"):
+        asyncio.run(ImageService(Silent()).generate(parsed(model="marked"), 0.05))
 
 
 def test_models_are_listed_by_name() -> None:
