@@ -13,7 +13,7 @@ from gan_core.errors import PayloadTooLarge
 
 from . import tracing
 from .answers import request_id_of
-from .http_problems import problem_response
+from .http_problems import CLIENT_CLOSED_REQUEST, problem_response
 from .telemetry import Seen
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BODY_BYTES", "BodyLimit", "Observed", "RequestId", "unless_gone"]
 
 MAX_BODY_BYTES = 1 << 20
-CLIENT_CLOSED_REQUEST = 499
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

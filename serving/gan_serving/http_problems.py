@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from gan_core.errors import (
@@ -24,12 +25,14 @@ from gan_core.errors import (
 from .answers import hidden, shown
 from .schema import PROBLEM_TYPE, explained, problem
 
-__all__ = ["HANDLERS", "problem_response"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "HANDLERS", "problem_response"]
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
@@ -63,6 +66,10 @@ async def _on_http(request: Request, error: Any) -> Response:
     return problem_response(request, known.get(error.status_code) or BadRequest(str(error.detail)))
 
 
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)  # for the metrics: nobody reads it
+
+
 async def _on_defect(request: Request, error: Exception) -> Response:
     log.error("request %s", request.scope.get("ganforge.request_id"), exc_info=error)
     response = problem_response(request, hidden())
@@ -75,5 +82,6 @@ HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     ServiceError: _on_service_error,
     RequestValidationError: _on_invalid,
     HTTPException: _on_http,
+    ClientDisconnect: _on_gone,
     Exception: _on_defect,
 }

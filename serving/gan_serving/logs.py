@@ -33,7 +33,11 @@ def set_up_logs(style: str, level: str = "warning") -> None:
         shared.append(structlog.processors.format_exc_info)
         renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=True)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # rich's would show the values of variables, keys too, and take a second over it
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

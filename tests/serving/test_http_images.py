@@ -204,6 +204,40 @@ class Cancellable(FakeEngine):
             raise
 
 
+POST = {
+    "type": "http",
+    "method": "POST",
+    "path": URL,
+    "raw_path": URL.encode(),
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+    "http_version": "1.1",
+    "scheme": "http",
+    "server": ("gateway", 80),
+    "client": ("client", 1),
+    "root_path": "",
+}
+
+
+def test_a_client_that_goes_while_it_asks_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    messages = [
+        {"type": "http.request", "body": b'{"model": ', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    answers: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    service = ImageService(FakeEngine())
+    asyncio.run(create_app(service, Readiness(service), Gatekeeper(None))({**POST}, receive, send))
+    assert answers[0]["status"] == 499
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_frees_its_place(stream: bool) -> None:
     async def goes() -> int:
@@ -222,21 +256,8 @@ def test_a_client_that_goes_frees_its_place(stream: bool) -> None:
         async def send(message: Any) -> None:
             """Nobody hears it."""
 
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": URL,
-            "raw_path": URL.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "http_version": "1.1",
-            "scheme": "http",
-            "server": ("gateway", 80),
-            "client": ("client", 1),
-            "root_path": "",
-        }
         async with asyncio.timeout(10):
-            await app(scope, receive, send)
+            await app({**POST}, receive, send)
             await engine.cancelled.wait()
         return service.admissions["marked"].running
 

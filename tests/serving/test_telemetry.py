@@ -187,6 +187,23 @@ def test_what_libraries_log_is_json_too(capsys: pytest.CaptureFixture[str]) -> N
     assert "ValueError: why" in entry["exception"]
 
 
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_traceback_tells_nothing_of_values(
+    capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    import logging
+
+    set_up_logs(style)
+    key = "gf_" + "secret"
+    try:
+        raise ValueError(len(key))
+    except ValueError:
+        logging.getLogger("some.library").exception("it broke")
+    logged = capsys.readouterr().err
+    assert "ValueError: 9" in logged
+    assert "gf_secret" not in logged
+
+
 def test_a_client_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logs("json", "info")
     counted({"method": "GET", "url": "/livez", "headers": {"X-Request-Id": 'a","level":"x'}})
