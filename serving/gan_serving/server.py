@@ -23,6 +23,7 @@ from .gatekeeper import Gatekeeper
 from .gateway import create_app
 from .grpc_gateway import GrpcGateway
 from .http_jobs import JobRunner
+from .http_protocol import BoundedProtocol
 from .jobs import JobStore
 from .keys import Keyring
 from .operations import Operator
@@ -320,6 +321,7 @@ class _Server(uvicorn.Server):
 def _http(app: object, tls: Certificates | None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own alias of an ASGI application
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
