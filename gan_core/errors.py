@@ -142,6 +142,8 @@ class ServiceError(GanforgeError):
     """RFC 9457 title: the same for every occurrence."""
     retryable: ClassVar[bool] = False
     """Whether the same request may succeed later."""
+    soon_s: ClassVar[float | None] = None
+    """``retry_after_s`` where nobody knows better."""
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class ServiceError(GanforgeError):
         self.message = message
         self.param = param
         """The request field at fault, where there is one."""
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.soon_s if retry_after_s is None else retry_after_s
         """Seconds after which a retry makes sense, where it does."""
         self.request_id = request_id
         """The server's id of the request, to be quoted in a report."""
@@ -271,6 +273,7 @@ class Unavailable(ServiceError):
 
     code, status, grpc = "model_unavailable", 503, "UNAVAILABLE"
     kind, title, retryable = "server_error", "Unavailable", True
+    soon_s = 1.0
 
 
 class DeadlineExceeded(ServiceError):

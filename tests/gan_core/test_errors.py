@@ -96,3 +96,9 @@ def test_every_error_says_when_it_is_raised(kind: type[GanforgeError]) -> None:
 def test_a_divergence_says_what_when_and_how_much() -> None:
     error = TrainingDiverged(7, "loss/D", float("nan"))
     assert str(error) == "loss/D became nan at step 7"
+
+
+def test_whoever_finds_a_model_unavailable_is_told_when_to_come_again() -> None:
+    assert errors.Unavailable("down").retry_after_s == 1
+    assert errors.Unavailable("down", retry_after_s=7).retry_after_s == 7
+    assert errors.InternalError("broken").retry_after_s is None
