@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from gan_core.errors import InternalError, JobNotFound, ServiceError
+from gan_core.errors import InternalError, JobNotFound, ServiceError, Unavailable
 
 from . import tracing
 from .answers import shown
@@ -75,10 +75,11 @@ class JobRunner:
 
     async def _work(self) -> None:
         while True:
-            job = await self._claimed()
-            if job is not None:
-                await self._run(job)
-                continue
+            with suppress(Unavailable):  # no job can be read or kept now; the log has why
+                job = await self._claimed()
+                if job is not None:
+                    await self._run(job)
+                    continue
             self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):

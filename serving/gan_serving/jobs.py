@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 import sqlite3
 import time
@@ -17,10 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gan_core.errors import ConfigError, IdempotencyConflict, JobNotFound, QueueFull
+from gan_core.errors import (
+    ConfigError,
+    IdempotencyConflict,
+    JobNotFound,
+    QueueFull,
+    Unavailable,
+)
 from gan_core.latents import random_seed
 
 __all__ = ["Job", "JobStore", "Status"]
+
+log = logging.getLogger(__name__)
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 KEEP_S = 24 * 3600.0
@@ -74,6 +83,8 @@ class JobStore:
 
     Raises:
         ConfigError: the file can't be used.
+
+    Methods raise ``Unavailable`` while it can't be read or written.
     """
 
     def __init__(self, path: Path, most: int = 100, clock: Callable[[], float] = time.time) -> None:
@@ -218,16 +229,26 @@ class JobStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._connected() as database:
+                yield database
+        except sqlite3.Error as error:  # no space is left, or another process takes its time
+            log.error("jobs in %s: %s", self._path, error)  # noqa: TRY400 one line tells it all
+            raise Unavailable("jobs can't be kept at the moment") from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
         # a connection of its own for each: they are used from several threads and processes
         with closing(sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
+                database.execute("COMMIT")
             except BaseException:
-                database.execute("ROLLBACK")
+                if database.in_transaction:  # where the disk is full, SQLite has ended it itself
+                    database.execute("ROLLBACK")
                 raise
-            database.execute("COMMIT")
 
 
 def seeded(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from gan_core.errors import InternalError, Unavailable
+from gan_serving import jobs
 from gan_serving.engine import Inference
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
@@ -115,6 +117,22 @@ def test_a_model_that_is_down_is_waited_for(tmp_path: Path) -> None:
         return (await ended(client, await submitted(client))).status_code
 
     assert run(tmp_path, work, HealsLater()) == 200
+
+
+def test_jobs_go_on_once_their_file_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "BUSY_S", 0.01)
+
+    async def work(client: httpx.AsyncClient) -> list[int]:
+        other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        refused = await client.post(URL, json=BODY, headers=LATER)
+        await asyncio.sleep(1.1)  # the runner has looked for jobs meanwhile, and found none
+        other.close()
+        return [refused.status_code, (await ended(client, await submitted(client))).status_code]
+
+    assert run(tmp_path, work) == [503, 200]
 
 
 def test_a_cancelled_job_has_no_result(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from gan_core.errors import ConfigError, IdempotencyConflict, JobNotFound, QueueFull
+from gan_core.errors import (
+    ConfigError,
+    IdempotencyConflict,
+    JobNotFound,
+    QueueFull,
+    Unavailable,
+)
+from gan_serving import jobs
 from gan_serving.jobs import KEEP_S, SILENT_S, JobStore
 
 REQUEST: dict[str, Any] = {"model": "marked", "n": 2, "seed": 7}
@@ -193,6 +200,18 @@ def test_a_failed_transaction_changes_nothing(store: JobStore) -> None:
             database.execute("DELETE FROM jobs")
             database.execute("nonsense")
 
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(Unavailable):
         broken()
     assert store.get(job, "ours").status == "queued"
+
+
+def test_a_file_that_cannot_be_written_now_is_unavailable(
+    tmp_path: Path, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "BUSY_S", 0.01)
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(Unavailable, match="jobs can't be kept at the moment"):
+        store.add("ours", REQUEST, 2)
+    other.close()
+    assert store.add("ours", REQUEST, 2).status == "queued"
