@@ -88,14 +88,18 @@ class OrtEngine:
         except (OSError, ValueError):
             return read(self._repository, model)
         known = self._published.get(model)
-        if known is None or known[0] != changed_ns:
+        if known is None:
+            known = self._published[model] = changed_ns, read(self._repository, model)
+        elif known[0] != changed_ns:
+            self._published[model] = changed_ns, known[1]  # serves others until the new one can
             try:
-                known = changed_ns, read(self._repository, model)
+                fresh = read(self._repository, model)
+                await self._batcher(fresh, fresh.version)
+                known = changed_ns, fresh
             except Unavailable:
-                if known is None:
-                    raise
                 known = changed_ns, known[1]  # what serves goes on serving; the log has why
-            self._published[model] = known
+            finally:
+                self._published[model] = known  # as it was, where the caller gave up
         return known[1]
 
     async def models(self) -> list[str]:

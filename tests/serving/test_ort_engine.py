@@ -102,6 +102,40 @@ def test_a_model_that_was_removed_and_published_anew_serves_the_new_graph(
     assert using(own, ask) == 80
 
 
+def test_a_new_version_that_cannot_be_loaded_leaves_the_one_before(
+    own: Path, tmp_path: Path
+) -> None:
+    newer = write_export(tmp_path / "2", "marked", watermark(shade=10))
+
+    async def ask(engine: OrtEngine) -> list[int]:
+        await engine.infer("marked", INPUTS, None, 10)
+        _, folder = publish(newer, own)
+        (folder / "model.onnx").write_bytes(b"broken")
+        before = [(await engine.infer("marked", INPUTS, None, 10)).version for _ in range(2)]
+        publish(newer, own)
+        return [*before, (await engine.infer("marked", INPUTS, None, 10)).version]
+
+    assert using(own, ask) == [1, 1, 3]
+
+
+def test_a_new_version_is_loaded_even_if_its_first_caller_gives_up(
+    own: Path, tmp_path: Path
+) -> None:
+    newer = write_export(tmp_path / "2", "marked", watermark(shade=10))
+
+    async def ask(engine: OrtEngine) -> int:
+        await engine.infer("marked", INPUTS, None, 10)
+        publish(newer, own)
+        first = asyncio.create_task(engine.published("marked"))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        return (await engine.infer("marked", INPUTS, None, 10)).version
+
+    assert using(own, ask) == 2
+
+
 def test_a_removed_model_is_not_found(own: Path) -> None:
     async def ask(engine: OrtEngine) -> None:
         await engine.infer("marked", INPUTS, None, 10)
