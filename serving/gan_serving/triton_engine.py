@@ -46,6 +46,8 @@ RETRY_AFTER_S = 1.0
 FRESH_S = 2.0
 """Somebody else may publish to the same Triton: what it serves is asked again after this."""
 LONGEST_S = 3600.0
+KEEPALIVE_MS = 5000
+"""A call that hears nothing for so long asks whether the connection stands, and waits as long."""
 
 
 def check_address(address: str) -> None:
@@ -253,6 +255,10 @@ class TritonEngine:
                     ("grpc.max_send_message_length", -1),
                     ("grpc.initial_reconnect_backoff_ms", 100),
                     ("grpc.max_reconnect_backoff_ms", 1000),
+                    # a peer that is gone without a word: nothing else would ever notice
+                    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+                    ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS),  # a minute, else it goes first
                 ],
             )
         return self._connected
