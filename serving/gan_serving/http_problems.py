@@ -63,7 +63,10 @@ async def _on_http(request: Request, error: Any) -> Response:
         404: RouteNotFound(f"no route {route}; see /docs"),
         405: MethodNotAllowed(f"{route} is not allowed; see /docs"),
     }
-    return problem_response(request, known.get(error.status_code) or BadRequest(str(error.detail)))
+    found = known.get(error.status_code) or BadRequest(str(error.detail))
+    response = problem_response(request, found)
+    response.headers.update(error.headers or {})  # which methods are allowed
+    return response
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:

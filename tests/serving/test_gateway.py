@@ -281,6 +281,7 @@ def test_an_unknown_route_is_not_found() -> None:
 def test_another_method_is_not_allowed(method: str, path: str) -> None:
     (response,) = send(FakeEngine(), (method, path, {}))
     assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == {"GET": "POST", "POST": "GET"}[method]
 
 
 def test_models_are_listed_as_openai_does_with_their_cards() -> None:
