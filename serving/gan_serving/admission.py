@@ -89,8 +89,8 @@ class Admission:
         if not self.waiting and self._fits(images):
             self.running += images
             return
-        if self.expected_s() > timeout_s:
-            raise self._full(f"the answer would take about {self.expected_s():.2g} s to come")
+        if (answer_s := self._answer_s(images)) > timeout_s:
+            raise self._full(f"the answer would take about {answer_s:.2g} s to come")
         self._make_room(caller, images)
         mine = _Waiting(caller, images)
         self._queues.setdefault(caller, deque()).append(mine)
@@ -106,6 +106,11 @@ class Admission:
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(f"no place in the queue within {timeout_s:.3g} s") from error
             raise
+
+    def _answer_s(self, images: int) -> float:
+        """When the next to come would be answered: after all that runs and waits."""
+        ahead = self.running + self.waiting
+        return (ahead + images) / self._images_per_s if self._images_per_s else 0.0
 
     def _fits(self, images: int) -> bool:
         return not self.running or self.running + images <= self._limit
