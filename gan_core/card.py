@@ -154,6 +154,16 @@ class ImageInput(_Frozen):
     halo_px: int = Field(default=0, ge=0)
     """Overlap on each side of a tile, at least the receptive field's radius."""
 
+    @model_validator(mode="after")
+    def _some_side_is_allowed(self) -> ImageInput:
+        largest = self.max_side_px // self.multiple_of * self.multiple_of
+        if largest < max(self.min_side_px, 1):
+            raise ValueError(
+                f"no multiple of {self.multiple_of} is between min_side_px {self.min_side_px} "
+                f"and max_side_px {self.max_side_px}"
+            )
+        return self
+
     @property
     def tensor(self) -> TensorSpec:
         """The served tensor."""

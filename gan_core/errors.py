@@ -24,6 +24,8 @@
         ├── NotAcceptable             406  INVALID_ARGUMENT    the answer can't have that media type
         ├── IdempotencyConflict       409  ALREADY_EXISTS      its key was used for another request
         ├── PayloadTooLarge           413  RESOURCE_EXHAUSTED  the body is larger than the limit
+        ├── PixelsExceeded            413  RESOURCE_EXHAUSTED  more pixels than are taken
+        ├── UnsupportedMedia          415  INVALID_ARGUMENT    the picture's format isn't read
         ├── RateLimited               429  RESOURCE_EXHAUSTED  the key's rate is used up; try later
         ├── QueueFull                 429  RESOURCE_EXHAUSTED  too many requests wait; try later
         ├── InternalError             500  INTERNAL            a defect of the server or the model
@@ -60,6 +62,7 @@ __all__ = [
     "NotSupported",
     "PayloadTooLarge",
     "PermissionDenied",
+    "PixelsExceeded",
     "PluginError",
     "PublishError",
     "QueueFull",
@@ -71,6 +74,7 @@ __all__ = [
     "TritonError",
     "Unauthenticated",
     "Unavailable",
+    "UnsupportedMedia",
 ]
 
 
@@ -238,6 +242,20 @@ class PayloadTooLarge(ServiceError):
 
     code, status, grpc = "payload_too_large", 413, "RESOURCE_EXHAUSTED"
     kind, title = "invalid_request_error", "Payload too large"
+
+
+class PixelsExceeded(ServiceError):
+    """The picture has more pixels than are taken, by its header; it was not decoded."""
+
+    code, status, grpc = "pixels_exceeded", 413, "RESOURCE_EXHAUSTED"
+    kind, title = "invalid_request_error", "Picture too large"
+
+
+class UnsupportedMedia(ServiceError):
+    """The picture is of a format or a kind that isn't read, for instance an animation."""
+
+    code, status, grpc = "unsupported_media", 415, "INVALID_ARGUMENT"
+    kind, title = "invalid_request_error", "Unsupported media"
 
 
 class RateLimited(ServiceError):

@@ -26,7 +26,7 @@ from torch import nn
 
 from .card import OUTPUT_NAME, PARITY_LEVELS, DataSource, ImageOutput, Input, ModelCard
 from .errors import ExportError
-from .latents import draw, seed_range
+from .latents import draw, oblong, seed_range
 from .layers import bake
 
 if TYPE_CHECKING:
@@ -271,8 +271,8 @@ def _parity(served: ServedGenerator, serialized: bytes) -> tuple[int, tuple[int,
         if len(smaller) and _levels(actual[: len(smaller)], smaller) > PARITY_LEVELS:
             raise ExportError(f"an image depends on the others in its batch of {n}")
         smaller, shape = actual, actual.shape[1:]
-    oblong = _oblong(served.inputs, draw(served.inputs, seed_range(0, 2)))
-    worst = max(worst, _compared(session, served, oblong)[1])
+    others = oblong(served.inputs, draw(served.inputs, seed_range(0, 2)))
+    worst = max(worst, _compared(session, served, others)[1])
     if worst > PARITY_LEVELS:
         raise ExportError(
             f"onnxruntime differs from torch by {worst} levels of 255; at most {PARITY_LEVELS} "
@@ -299,20 +299,6 @@ def _compared(
         if item.role == "image" and actual.shape[1:3] != sides:
             raise ExportError(f"the image is {actual.shape[1:3]} px for {given}, not {sides}")
     return actual, _levels(actual, expected)
-
-
-def _oblong(inputs: Sequence[Input], drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The values drawn, with source images that aren't square where other sides are allowed."""
-    changed = dict(drawn)
-    for item in inputs:
-        if item.role != "image":
-            continue
-        n, side, _, channels = drawn[item.name].shape
-        others = [side + k * item.multiple_of for k in (1, 2, -1, -2)]
-        allowed = [s for s in others if item.min_side_px <= s <= item.max_side_px and s > 0]
-        height, width = [*allowed, side, side][:2]
-        changed[item.name] = np.resize(drawn[item.name], (n, height, width, channels))
-    return changed
 
 
 def _levels(ours: NDArray[Any], theirs: NDArray[Any]) -> int:

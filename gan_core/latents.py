@@ -7,7 +7,7 @@ requests of n = 1, and neither batching nor a retry can change a picture. Torch-
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = [
     "draw",
     "interpolated",
     "latents",
+    "oblong",
     "random_seed",
     "seed_range",
 ]
@@ -100,6 +101,20 @@ def draw(
     }
 
 
+def oblong(inputs: Sequence[Input], drawn: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The values drawn, with source images that aren't square where other sides are allowed."""
+    changed = dict(drawn)
+    for item in inputs:
+        if item.role != "image":
+            continue
+        n, side, _, channels = drawn[item.name].shape
+        others = [side + k * item.multiple_of for k in (1, 2, -1, -2)]
+        allowed = [s for s in others if item.min_side_px <= s <= item.max_side_px and s > 0]
+        height, width = [*allowed, side, side][:2]
+        changed[item.name] = np.resize(drawn[item.name], (n, height, width, channels))
+    return changed
+
+
 def check_truncation(inputs: Sequence[Input], value: float) -> None:
     """Make sure that these inputs take that truncation.
 
@@ -142,6 +157,7 @@ def _value(item: Input, seed: int, truncation: float | None) -> Any:
         case CameraInput():
             return np.array([rng.uniform(*item.yaw_rad), rng.uniform(*item.pitch_rad)])
         case ImageInput():
-            side = -(-max(item.min_side_px, 16) // item.multiple_of) * item.multiple_of
+            wanted = max(item.min_side_px, min(16, item.max_side_px))
+            side = -(-wanted // item.multiple_of) * item.multiple_of
             return rng.integers(0, 256, (side, side, item.channels))
     assert_never(item)

@@ -32,7 +32,16 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gan_core.card import DataSource
     from gan_core.export import export
     from tests.serving.gan import contrasted, contrasted_classes
-    from tests.serving.graphs import LABELLED_INPUTS, fragile, slow, watermark, write_export
+    from tests.serving.graphs import (
+        DOUBLED_INPUTS,
+        DOUBLED_OUTPUT,
+        LABELLED_INPUTS,
+        doubling,
+        fragile,
+        slow,
+        watermark,
+        write_export,
+    )
 
     root = tmp_path_factory.mktemp("exports")
     for variant, served in (("dcgan", contrasted()), ("biggan", contrasted_classes())):
@@ -48,6 +57,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_export(root / "marked", "marked")
     write_export(root / "slow", "slow", slow(), LABELLED_INPUTS)
     write_export(root / "fragile", "fragile", fragile(), LABELLED_INPUTS)
+    write_export(root / "doubling", "doubling", doubling(), DOUBLED_INPUTS, DOUBLED_OUTPUT)
     write_export(root / "versioned", "versioned")
     write_export(root / "versioned-2", "versioned", watermark(shade=10))
     return root

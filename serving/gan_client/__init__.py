@@ -27,12 +27,14 @@ from gan_core.errors import (
     NotSupported,
     PayloadTooLarge,
     PermissionDenied,
+    PixelsExceeded,
     QueueFull,
     RateLimited,
     RouteNotFound,
     ServiceError,
     Unauthenticated,
     Unavailable,
+    UnsupportedMedia,
 )
 
 from .augmentation import AsyncAugmentation, Augmentation, Sample
@@ -61,6 +63,7 @@ __all__ = [
     "NotSupported",
     "PayloadTooLarge",
     "PermissionDenied",
+    "PixelsExceeded",
     "QueueFull",
     "RateLimited",
     "RouteNotFound",
@@ -68,4 +71,5 @@ __all__ = [
     "ServiceError",
     "Unauthenticated",
     "Unavailable",
+    "UnsupportedMedia",
 ]

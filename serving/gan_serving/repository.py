@@ -30,13 +30,15 @@ from pydantic import ValidationError
 
 from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
-from gan_core.latents import draw, seed_range
+from gan_core.latents import draw, oblong, seed_range
 
 from .published import Published, Release
 from .triton_config import config_text, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "UNLOADED",
@@ -232,9 +234,9 @@ def _check_graph(card: ModelCard, graph: bytes) -> None:
         if actual != expected:
             raise PublishError(f"the graph takes {sorted(actual)}, its card {sorted(expected)}")
         _check_declared(card, session.get_outputs())
-        for n in (1, 3):
-            inputs = draw(card.inputs, seed_range(0, n))
-            _check_output(card, n, session.run([OUTPUT_NAME], inputs)[0])
+        three = draw(card.inputs, seed_range(0, 3))
+        for inputs in (draw(card.inputs, [0]), three, oblong(card.inputs, three)):
+            _check_output(card, inputs, session.run([OUTPUT_NAME], inputs)[0])
     except PublishError:
         raise
     except Exception as error:
@@ -253,14 +255,17 @@ def _check_declared(card: ModelCard, outputs: Any) -> None:
         )
 
 
-def _check_output(card: ModelCard, n: int, image: Any) -> None:
+def _check_output(card: ModelCard, inputs: Mapping[str, NDArray[Any]], image: Any) -> None:
     spec = card.output.tensor
-    sizes = zip(image.shape[1:], spec.shape, strict=False)
-    fits = len(image.shape) == 4 and len(image) == n and all(s == -1 or a == s for a, s in sizes)
-    if not fits or image.dtype != np.dtype(spec.dtype):
+    sides = spec.shape[:2]
+    if (source := card.input("image")) is not None:
+        given = inputs[source.name].shape[1:3]
+        sides = tuple(card.output.scale * px for px in given)
+    expected = (len(next(iter(inputs.values()))), *sides, spec.shape[2])
+    if image.shape != expected or image.dtype != np.dtype(spec.dtype):
         raise PublishError(
-            f"a batch of {n} gives {image.dtype}{image.shape}, the card says "
-            f"{spec.dtype}{(n, *spec.shape)}"
+            f"a batch of {expected[0]} gives {image.dtype}{image.shape}, the card says "
+            f"{spec.dtype}{expected}"
         )
 
 

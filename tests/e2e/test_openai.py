@@ -31,7 +31,15 @@ def pixels(answer: Any) -> Any:
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    assert names == ["fragile", "marked", "slow", "tiny_biggan", "tiny_dcgan", "versioned"]
+    assert names == [
+        "doubling",
+        "fragile",
+        "marked",
+        "slow",
+        "tiny_biggan",
+        "tiny_dcgan",
+        "versioned",
+    ]
 
 
 def test_a_model_is_retrieved(client: openai.OpenAI) -> None:

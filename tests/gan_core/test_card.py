@@ -132,6 +132,10 @@ def test_each_role_is_served_as_its_tensor(item: Any, expected: TensorSpec) -> N
         ({"inputs": ()}, "at least 1 item"),
         ({"inputs": (LatentInput(dim=4),) * 2}, "input names must be unique"),
         ({"inputs": (LatentInput(dim=4, name="image"),)}, "and not 'image'"),
+        (
+            {"inputs": ({"role": "image", "multiple_of": 8, "min_side_px": 9, "max_side_px": 15},)},
+            "no multiple of 8 is between min_side_px 9 and max_side_px 15",
+        ),
         ({"inputs": ({"role": "smell", "dim": 3},)}, "'smell' found using 'role'"),
         ({"sha256": "0"}, "String should match pattern"),
         ({"created": datetime(2026, 1, 1)}, "created needs a time zone"),  # noqa: DTZ001 (the point)

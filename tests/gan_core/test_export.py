@@ -19,7 +19,6 @@ from gan_core.export import (
     IR_VERSION,
     OPSET,
     ServedGenerator,
-    _oblong,
     export,
     to_uint8_nhwc,
     write_card,
@@ -278,26 +277,6 @@ class Fixed(Doubled):
 def test_an_image_model_is_tried_with_an_oblong_source(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the image is \(32, 32\) px for source\(2, 17, 18, 3\)"):
         exported(tmp_path, Fixed(), (ImageInput(channels=3),), scale=2)
-
-
-@pytest.mark.parametrize(
-    ("limits", "sides"),
-    [
-        ({}, (17, 18)),
-        ({"multiple_of": 8}, (24, 32)),
-        ({"max_side_px": 16}, (15, 14)),
-        ({"multiple_of": 8, "max_side_px": 24}, (24, 8)),
-        ({"multiple_of": 8, "min_side_px": 16, "max_side_px": 24}, (24, 16)),
-        ({"min_side_px": 16, "max_side_px": 16}, (16, 16)),
-    ],
-    ids=str,
-)
-def test_an_oblong_source_keeps_within_the_inputs_limits(
-    limits: dict[str, int], sides: tuple[int, int]
-) -> None:
-    inputs = (ImageInput.model_validate(limits),)
-    source = _oblong(inputs, draw(inputs, [1, 2]))["source"]
-    assert source.shape == (2, *sides, 3)
 
 
 class SometimesNoisy(Generator):

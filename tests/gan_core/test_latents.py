@@ -21,7 +21,15 @@ from gan_core.card import (
     TextInput,
     TruncationInput,
 )
-from gan_core.latents import SEED_LIMIT, check_truncation, draw, latents, random_seed, seed_range
+from gan_core.latents import (
+    SEED_LIMIT,
+    check_truncation,
+    draw,
+    latents,
+    oblong,
+    random_seed,
+    seed_range,
+)
 
 PINNED = [0.059911, 0.0155596, -1.16444]
 PINNED_AGAIN = -0.132647
@@ -194,3 +202,24 @@ def test_a_truncation_that_cannot_be_is_refused(
 def test_a_truncation_in_range_is_taken() -> None:
     check_truncation([CUT], 0.5)
     check_truncation([NORMAL, TruncationInput()], 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sides"),
+    [
+        ({}, (17, 18)),
+        ({"multiple_of": 8}, (24, 32)),
+        ({"max_side_px": 16}, (15, 14)),
+        ({"multiple_of": 8, "max_side_px": 24}, (24, 8)),
+        ({"multiple_of": 8, "min_side_px": 16, "max_side_px": 24}, (24, 16)),
+        ({"min_side_px": 16, "max_side_px": 16}, (16, 16)),
+        ({"max_side_px": 4}, (3, 2)),
+    ],
+    ids=str,
+)
+def test_an_oblong_source_keeps_within_the_inputs_limits(
+    limits: dict[str, int], sides: tuple[int, int]
+) -> None:
+    inputs = (ImageInput.model_validate(limits),)
+    source = oblong(inputs, draw(inputs, [1, 2]))["source"]
+    assert source.shape == (2, *sides, 3)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gan_core.card import (
     DataSource,
+    ImageInput,
     ImageOutput,
     Input,
     LabelInput,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASSES",
+    "DOUBLED_INPUTS",
+    "DOUBLED_OUTPUT",
     "HEIGHT",
     "LABELLED_INPUTS",
     "WATERMARK_INPUTS",
@@ -36,6 +39,8 @@ __all__ = [
     "Z_DIM",
     "blank",
     "card_of",
+    "doubled",
+    "doubling",
     "fragile",
     "slow",
     "watermark",
@@ -51,6 +56,8 @@ TRUNCATION = TruncationInput(default=0.7)
 WATERMARK_INPUTS: tuple[Input, ...] = (LATENT, LABEL, TRUNCATION)
 LABELLED_INPUTS: tuple[Input, ...] = (LATENT, LABEL)
 WATERMARK_OUTPUT = ImageOutput(height=HEIGHT, width=WIDTH, channels=3)
+DOUBLED_INPUTS: tuple[Input, ...] = (ImageInput(multiple_of=4, min_side_px=2, max_side_px=512),)
+DOUBLED_OUTPUT = ImageOutput(channels=3, scale=2)
 NODE = helper.make_node
 
 
@@ -164,6 +171,33 @@ def slow(turns: int = 600) -> onnx.ModelProto:
     ]
     inputs = [_value("z", Z_DIM), _value("label", 1, TensorProto.INT64)]
     return _model(nodes, inputs, _image(), [*constants, *_axes(first=[1])])
+
+
+def doubling() -> onnx.ModelProto:
+    """A picture with each of its pixels four times."""
+    scales = numpy_helper.from_array(np.array([1, 2, 2, 1], np.float32), "scales")
+    nodes = [
+        NODE("Cast", ["source"], ["levels"], to=TensorProto.FLOAT),
+        NODE(
+            "Resize",
+            ["levels", "", "scales"],
+            ["larger"],
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+        NODE("Cast", ["larger"], ["image"], to=TensorProto.UINT8),
+    ]
+    source, image = (
+        helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", f"{name}_h", f"{name}_w", 3])
+        for name in ("source", "image")
+    )
+    return _model(nodes, [source], image, [scales])
+
+
+def doubled(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What ``doubling`` gives for a picture [H, W, 3]."""
+    return picture.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def blank(inputs: Sequence[Input], output: ImageOutput) -> onnx.ModelProto:

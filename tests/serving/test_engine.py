@@ -91,7 +91,15 @@ def test_a_full_batch_is_answered(using: Using) -> None:
 
 def test_it_offers_every_published_model(using: Using) -> None:
     found = using(lambda engine: engine.models())
-    assert found == ["fragile", "marked", "slow", "tiny_biggan", "tiny_dcgan", "versioned"]
+    assert found == [
+        "doubling",
+        "fragile",
+        "marked",
+        "slow",
+        "tiny_biggan",
+        "tiny_dcgan",
+        "versioned",
+    ]
 
 
 def test_it_knows_every_versions_card(using: Using, repository: Path) -> None:

@@ -39,11 +39,14 @@ from gan_serving.ort_engine import OrtEngine
 from gan_serving.published import MAX_BATCH_SIZE
 from gan_serving.repository import model_names, publish, read
 from tests.serving.graphs import (
+    DOUBLED_INPUTS,
+    DOUBLED_OUTPUT,
     LABELLED_INPUTS,
     WATERMARK_INPUTS,
     WATERMARK_OUTPUT,
     blank,
     card_of,
+    doubling,
     watermark,
     watermarked,
     write_export,
@@ -518,3 +521,18 @@ def test_an_unreadable_configuration_is_unavailable(published: Path) -> None:
 
 def test_max_batch_size_is_what_the_configuration_says(published: Path) -> None:
     assert config_of(published, "marked").max_batch_size == MAX_BATCH_SIZE
+
+
+def test_a_model_of_pictures_has_no_fixed_sides(exports: Path, tmp_path: Path) -> None:
+    publish(exports / "doubling", tmp_path)
+    config = config_of(tmp_path, "doubling")
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([-1, -1, 3], [-1, -1, 3])
+
+
+def test_a_picture_of_another_size_than_the_card_says_is_refused(
+    exports: Path, tmp_path: Path
+) -> None:
+    thrice = DOUBLED_OUTPUT.model_copy(update={"scale": 3})
+    write_export(tmp_path / "export", "thrice", doubling(), DOUBLED_INPUTS, thrice)
+    with pytest.raises(PublishError, match=r"gives uint8\(1, 32, 32, 3\), the card says uint8\(1"):
+        publish(tmp_path / "export", tmp_path / "repository")

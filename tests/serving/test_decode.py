@@ -1,0 +1,316 @@
+"""Untrusted pictures: the right pixels or a typed error, and memory that a header can't inflate."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from gan_core.errors import InvalidRequest, PixelsExceeded, ServiceError, UnsupportedMedia
+from gan_serving import decode as module
+from gan_serving.decode import MAX_PARTS, MAX_SCANS, decode, decoded, with_channels
+from tests.serving.pictures import (
+    PIXELS,
+    animation,
+    flooded_jpeg,
+    grey_16,
+    jpeg_of_scans,
+    jpeg_of_size,
+    png_chunk,
+    png_of_size,
+    saved,
+    webp_of_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+MAX_PIXELS = 1 << 20
+PICTURE = Image.fromarray(PIXELS)
+LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {}, "WEBP": {"lossless": True}}
+
+
+def read(data: bytes, channels: int = 3) -> NDArray[np.uint8]:
+    return decode(data, channels, MAX_PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_pixels_come_out_as_they_went_in(kind: str) -> None:
+    found = read(saved(kind=kind, **LOSSLESS[kind]))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, PIXELS)
+
+
+def test_a_jpeg_comes_out_as_its_decoder_gives_it() -> None:
+    file = saved(kind="JPEG", quality=95)
+    np.testing.assert_array_equal(read(file), np.asarray(Image.open(io.BytesIO(file))))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "JPEG"),
+        ("L", "JPEG"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_every_kind_of_pixel_is_converted(mode: str, kind: str, channels: int) -> None:
+    file = saved(PICTURE.convert(mode), kind)
+    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    with Image.open(io.BytesIO(file)) as image:
+        # grey comes from colours where there is an alpha to leave out
+        plain = image.convert("RGB") if mode in ("LA", "RGBA") and channels < 4 else image
+        expected = np.asarray(plain.convert(wanted)).reshape(5, 7, channels)
+    np.testing.assert_array_equal(read(file, channels), expected)
+
+
+def test_16_bit_grey_keeps_its_high_byte() -> None:
+    levels = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
+    found = read(grey_16(levels), 1)
+    np.testing.assert_array_equal(found[..., 0], levels >> 8)
+
+
+def test_16_bit_colours_keep_their_high_byte() -> None:
+    row = struct.pack(">3H", 0x1234, 0x80FF, 0xFFFF)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(b"\0" + row))
+    found = read(b"\x89PNG\r\n\x1a\n" + header + data + png_chunk(b"IEND", b""))
+    np.testing.assert_array_equal(found, [[[0x12, 0x80, 0xFF]]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_stands_upright_as_its_exif_says(kind: str, orientation: int) -> None:
+    turned: dict[int, Callable[[Any], Any]] = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: np.rot90,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how: dict[str, Any] = {"exif": exif.tobytes()}
+    file = saved(kind=kind, **how, **LOSSLESS[kind])
+    stored = np.asarray(Image.open(io.BytesIO(file)))
+    expected = turned[orientation](stored)
+    np.testing.assert_array_equal(read(file), expected)
+
+
+def test_a_photograph_with_previews_is_its_first_picture() -> None:
+    file = saved(PICTURE, "MPO", save_all=True, append_images=[PICTURE.resize((2, 2))])
+    assert read(file).shape == (5, 7, 3)
+
+
+def test_an_alpha_that_hides_nothing_is_left_out() -> None:
+    np.testing.assert_array_equal(read(saved(PICTURE.convert("RGBA"))), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB"])
+def test_transparency_is_refused_where_it_cannot_be_kept(mode: str) -> None:
+    picture = PICTURE.convert(mode)
+    clear: dict[str, Any] = {}
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(128)
+    else:
+        clear["transparency"] = picture.getpixel((0, 0))
+    file = saved(picture, **clear)
+    with pytest.raises(InvalidRequest, match="it is transparent"):
+        read(file)
+    assert read(file, 4)[0, 0, 3] < 255
+
+
+def test_an_array_gets_the_channels_that_it_lacks() -> None:
+    grey = PIXELS[..., :1]
+    np.testing.assert_array_equal(with_channels(grey, 3), grey.repeat(3, axis=2))
+    assert with_channels(PIXELS, 3) is PIXELS
+
+
+GIF, BMP, TIFF = (saved(kind=kind) for kind in ("GIF", "BMP", "TIFF"))
+FILE = saved()
+UNSUPPORTED: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"hello",
+    "gif": GIF,
+    "bmp": BMP,
+    "tiff": TIFF,
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "pdf": b"%PDF-1.7",
+    "avi": b"RIFF\x10\0\0\0AVI LIST",
+    "apng": animation("PNG"),
+    "animated webp": animation("WEBP"),
+}
+TEXT = zlib.compress(bytes(1 << 28), 9)
+INVALID: dict[str, bytes] = {
+    "magic alone": FILE[:8],
+    "png header alone": FILE[:33],
+    "truncated png": FILE[: len(FILE) // 2],
+    "truncated jpeg": saved(kind="JPEG")[:-60],
+    "truncated webp": saved(kind="WEBP")[:-9],
+    "gif behind a png's magic": FILE[:8] + GIF,
+    "garbage behind a jpeg's magic": b"\xff\xd8\xff" + bytes(range(256)),
+    "flipped bit": FILE[:45] + bytes([FILE[45] ^ 1]) + FILE[46:],
+    "no pixels": png_of_size(0, 0),
+    "no width": png_of_size(0, 5),
+    "too few pixels": png_of_size(500, 500),
+    "text bomb": png_of_size(5, 7, png_chunk(b"zTXt", b"k\0\0" + TEXT)),
+    "international text bomb": png_of_size(5, 7, png_chunk(b"iTXt", b"k\0\1\0\0\0" + TEXT)),
+    "profile bomb": png_of_size(5, 7, png_chunk(b"iCCP", b"k\0\0" + TEXT)),
+    "flood of chunks": png_of_size(5, 7, png_chunk(b"tEXt", b"k\0") * MAX_PARTS),
+    "flood of segments": flooded_jpeg(MAX_PARTS),
+    "many scans": jpeg_of_scans(MAX_SCANS + 1),
+}
+EXCEEDED: dict[str, bytes] = {
+    "png": png_of_size(50_000, 50_000),
+    "wide png": png_of_size(2**31 - 1, 1),
+    "just too large": png_of_size(1024, 1025),
+    "jpeg": jpeg_of_size(65_500, 65_500),
+    "webp": webp_of_size(1 << 14, 1 << 14),
+}
+
+
+@pytest.mark.parametrize("data", UNSUPPORTED.values(), ids=list(UNSUPPORTED))
+def test_what_is_no_still_png_jpeg_or_webp_is_unsupported(data: bytes) -> None:
+    with pytest.raises(UnsupportedMedia) as refused:
+        read(data)
+    assert refused.value.param == "image"
+
+
+@pytest.mark.parametrize("data", INVALID.values(), ids=list(INVALID))
+def test_what_is_broken_is_invalid(data: bytes) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read(data)
+    assert refused.value.param == "image"
+
+
+@pytest.mark.parametrize("data", EXCEEDED.values(), ids=list(EXCEEDED))
+def test_a_header_that_claims_too_much_is_enough(data: bytes) -> None:
+    with pytest.raises(PixelsExceeded, match="at most 1,048,576") as refused:
+        read(data)
+    assert refused.value.param == "image"
+
+
+def test_what_is_at_the_limit_is_read() -> None:
+    assert read(saved(np.zeros((1024, 1024), np.uint8))).shape == (1024, 1024, 3)
+    assert read(jpeg_of_scans(MAX_SCANS)).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "webp", "many scans", "apng"])
+def test_no_pixel_is_decoded_of_what_its_header_condemns(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", loaded.append)
+    with pytest.raises(ServiceError):
+        read({**UNSUPPORTED, **INVALID, **EXCEEDED}[name])
+    assert loaded == []
+
+
+MEASURE = """
+import io, json, resource, sys
+from PIL import Image
+from gan_core.errors import ServiceError
+from gan_serving.decode import decode
+for kind in ("PNG", "JPEG", "WEBP"):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, kind)
+    decode(file.getvalue(), 3, 100)
+data = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    decode(data, 3, 1 << 20)
+except ServiceError as error:
+    kind = error.code
+print(json.dumps([kind, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (EXCEEDED["png"], "pixels_exceeded"),
+        (webp_of_size(13_000, 13_000), "pixels_exceeded"),
+        (INVALID["text bomb"], "validation_error"),
+        (flooded_jpeg(2_000_000), "validation_error"),
+    ],
+    ids=["size", "canvas", "text", "flood"],
+)
+def test_a_bomb_needs_no_memory(data: bytes, code: str) -> None:
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=data, capture_output=True, check=True
+    )
+    kind, grown_mb = json.loads(measured.stdout)
+    assert kind == code
+    assert grown_mb < 16
+
+
+def test_decoding_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def noted(*arguments: Any) -> NDArray[np.uint8]:
+        names.append(threading.current_thread().name)
+        return PIXELS
+
+    monkeypatch.setattr(module, "decode", noted)
+    asyncio.run(decoded(b"", 3, 1))
+    assert names[0].startswith("decode")
+
+
+VALID = [
+    saved(),
+    saved(kind="JPEG", quality=50),
+    saved(kind="JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"),
+    saved(kind="WEBP"),
+    saved(kind="WEBP", lossless=True),
+    saved(PICTURE.convert("P"), transparency=3),
+    saved(PICTURE.convert("CMYK"), "JPEG"),
+    animation("PNG"),
+    animation("WEBP"),
+]
+changes = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=0, max_size=4)), max_size=6
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(st.sampled_from(VALID), changes, st.sampled_from([1, 3, 4]))
+def test_whatever_bytes_come_a_picture_or_a_typed_error_goes(
+    file: bytes, changes: list[tuple[float, bytes]], channels: int
+) -> None:
+    data = bytearray(file)
+    for where, put in changes:  # the bytes there become others, or go
+        at = int(where * len(data))
+        data[at : at + max(len(put), 1)] = put
+    try:
+        found = decode(bytes(data), channels, MAX_PIXELS)
+    except ServiceError as error:
+        assert error.param == "image"  # noqa: PT017 either is right
+    else:
+        assert found.dtype == np.uint8
+        assert found.ndim == 3
+        assert found.shape[2] == channels
+        assert 0 < found.size <= MAX_PIXELS * channels
