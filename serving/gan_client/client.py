@@ -21,6 +21,7 @@ from gan_core.errors import DeadlineExceeded, ServiceError
 from .asking import Asked, request_of
 from .augmentation import AsyncAugmentation, Augmentation, PerClass, augment_request
 from .jobs import AsyncJobs, Jobs
+from .pictures import opened
 from .runner import Runner, next_of
 from .transports import Transport, open_transport
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gan_core.card import ModelCard
 
     from .images import GeneratedImage, ImageBatch
+    from .pictures import AnyPicture
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -218,6 +220,34 @@ class AsyncImages:
         limit_s = self._client.timeout_s if timeout_s is None else timeout_s
         return AsyncAugmentation(self._client.transport, request, limit_s)
 
+    async def upscale(
+        self,
+        image: AnyPicture,
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> ImageBatch:
+        """Make a picture larger: a batch of one image.
+
+        Args:
+            image: path or bytes of a PNG, JPEG or WebP; a Pillow image; uint8 [H, W] or [H, W, C].
+            model: name of a published model that takes a picture.
+            version: one of those that serve; the newest by default.
+            timeout_s: for this call with its retries.
+
+        Raises:
+            OSError: there is no such file.
+            ServiceError: the subclass says why; the same one over every transport.
+        """
+        from gan_serving.schema import UpscaleRequest, validated
+
+        request = validated(UpscaleRequest, {"model": model, "version": version})
+        picture = await asyncio.to_thread(opened, image)
+        return await self._client.call(
+            lambda t, left_s: t.upscale(request, picture, left_s), timeout_s
+        )
+
 
 class AsyncModels:
     """``client.models``."""
@@ -343,6 +373,19 @@ class Images:
             timeout_s=timeout_s,
         )
         return Augmentation(stream, self._runner)
+
+    def upscale(
+        self,
+        image: AnyPicture,
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> ImageBatch:
+        """As ``AsyncImages.upscale``."""
+        return self._runner.call(
+            self._images.upscale(image, model=model, version=version, timeout_s=timeout_s)
+        )
 
 
 class Models:

@@ -11,20 +11,23 @@ import grpc
 from gan_core.card import ModelCard
 from gan_core.errors import ConfigError, ConnectionFailed, InternalError
 from gan_serving.grpc_api.chunks import Assembly
+from gan_serving.grpc_api.frames import pieces
 from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest
 from gan_serving.grpc_api.image_service_pb2_grpc import ImageServiceStub
-from gan_serving.grpc_api.messages import message_of, model_message
+from gan_serving.grpc_api.messages import message_of, model_message, upscale_message
 from gan_serving.grpc_api.statuses import error_of
 
 from .augmentation import in_parts
 from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
-    from gan_serving.schema import AugmentRequest, GenerationRequest
+    from gan_serving.grpc_api.image_service_pb2 import ImageChunk
+    from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
 
     from .augmentation import Sample
+    from .pictures import Picture
 
 __all__ = ["GrpcTransport"]
 
@@ -66,14 +69,26 @@ class GrpcTransport:
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
         """Images for a request."""
         message = message_of(request)
+        chunks = self._stub.GenerateStream(message, **self._options(timeout_s))
+        return await self._images(chunks, request.model)
+
+    async def upscale(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> ImageBatch:
+        """What a model makes of a picture."""
+        messages = pieces(picture, upscale_message(request))
+        chunks = self._stub.Upscale(messages, **self._options(timeout_s))
+        return await self._images(chunks, request.model)
+
+    async def _images(self, chunks: AsyncIterable[ImageChunk], model: str) -> ImageBatch:
         assembly = Assembly()
         async with self._told_apart():
-            async for chunk in self._stub.GenerateStream(message, **self._options(timeout_s)):
+            async for chunk in chunks:
                 assembly.add(chunk)
             assembly.finish()
         images = tuple(GeneratedImage(pixels, seed) for pixels, seed in assembly.images)
         # the name that was asked for, not the answer's: files are called after it
-        return ImageBatch(images, request.model, assembly.version)
+        return ImageBatch(images, model, assembly.version)
 
     async def stream(
         self, request: GenerationRequest, timeout_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -24,17 +25,20 @@ from gan_core.errors import (
 
 from .http_streams import images_of, samples_of
 from .images import GeneratedImage, ImageBatch, decoded
+from .pictures import as_file
 
 if TYPE_CHECKING:
-    from gan_serving.schema import AugmentRequest, GenerationRequest
+    from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
 
     from .augmentation import Sample
+    from .pictures import Picture
 
 __all__ = ["GENERATIONS", "HttpTransport", "batch_of"]
 
 T = TypeVar("T")
 
 GENERATIONS = "/v1/images/generations"
+UPSCALE = "/v1/images/upscale"
 OF_PROXIES: dict[int, type[ServiceError]] = {
     429: QueueFull,
     502: Unavailable,
@@ -79,6 +83,15 @@ class HttpTransport:
             async for sample in samples_of(lines):
                 yield sample
 
+    async def upscale(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> ImageBatch:
+        """What a model makes of a picture."""
+        body = request.model_dump(exclude_none=True, exclude_defaults=True)
+        file = await asyncio.to_thread(as_file, picture)
+        batch = await self.ask("POST", UPSCALE, timeout_s, batch_of, body, picture=file)
+        return replace(batch, model=request.model)
+
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
         return await self.ask("GET", "/v1/models", 30.0, _cards)
@@ -101,8 +114,9 @@ class HttpTransport:
         body: dict[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        picture: bytes | None = None,
     ) -> T:
-        """What ``read`` makes of the JSON that a gateway answers.
+        """What ``read`` makes of the JSON that a gateway answers; with a picture, to a form.
 
         Raises:
             ServiceError: the gateway's, or the answer isn't one that ``read`` understands.
@@ -111,7 +125,9 @@ class HttpTransport:
             response = await self._http.request(
                 method,
                 path,
-                json=body,
+                json=body if picture is None else None,
+                data=None if picture is None else body,
+                files=None if picture is None else {"image": ("image", picture)},
                 timeout=timeout_s,
                 headers={**self._headers, **_timeout(timeout_s), **(headers or {})},
             )

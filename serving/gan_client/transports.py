@@ -17,7 +17,10 @@ from .http_transport import HttpTransport
 from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
-    from gan_serving.schema import AugmentRequest, GenerationRequest
+    from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
+    from gan_serving.service import Generation
+
+    from .pictures import Picture
 
 __all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
 
@@ -38,6 +41,11 @@ class Transport(Protocol):
 
     def augment(self, request: AugmentRequest, timeout_s: float) -> AsyncGenerator[Sample, None]:
         """A stream from its offset on, or an error; ``timeout_s`` is for each of its parts."""
+
+    async def upscale(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> ImageBatch:
+        """What a model makes of a picture."""
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
@@ -107,10 +115,15 @@ class ServiceTransport:
 
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
         """Images for a request."""
-        answer = await self._service.generate(request, timeout_s)
-        pairs = zip(answer.images, answer.seeds, strict=True)
-        images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
-        return ImageBatch(images, answer.model, answer.version)
+        return _batch(await self._service.generate(request, timeout_s))
+
+    async def upscale(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> ImageBatch:
+        """What a model makes of a picture."""
+        from gan_serving.upscaling import upscale
+
+        return _batch(await upscale(self._service, request, picture, timeout_s))
 
     async def stream(
         self, request: GenerationRequest, timeout_s: float
@@ -139,3 +152,9 @@ class ServiceTransport:
     async def close(self) -> None:
         """Close the engine."""
         await self._service.engine.close()
+
+
+def _batch(answer: Generation) -> ImageBatch:
+    pairs = zip(answer.images, answer.seeds, strict=True)
+    images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
+    return ImageBatch(images, answer.model, answer.version)

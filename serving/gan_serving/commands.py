@@ -173,6 +173,9 @@ def serve(
         ),
     ] = None,
     max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
+    max_image_mb: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest picture that is taken, in MiB.")
+    ] = 32,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
     ] = 512,
@@ -225,6 +228,7 @@ def serve(
         drain_s=drain_s,
         max_waiting=max_waiting,
         max_n=max_n,
+        max_image_mb=max_image_mb,
         timeout_s=timeout_s,
         workers=workers or default_workers(chosen.value),
         log_format=log_format.value,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["decode", "decoded", "with_channels"]
+__all__ = ["check_pixels", "decode", "decoded", "with_channels"]
 
 MAGIC = {
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -77,6 +77,19 @@ def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
         )
     except Exception as error:  # decoders raise what they like
         raise InvalidRequest(f"image: a broken {kind}: {error}", param="image") from error
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Make sure that a picture isn't too large.
+
+    Raises:
+        PixelsExceeded: it is.
+    """
+    if width * height > max_pixels:
+        raise PixelsExceeded(
+            f"image: {width} × {height} = {width * height:,} pixels; at most {max_pixels:,}",
+            param="image",
+        )
 
 
 def with_channels(picture: Image.Image | NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
@@ -132,12 +145,7 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
 
 
 def _check_header(image: Image.Image, kind: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise PixelsExceeded(
-            f"image: {width} × {height} = {width * height:,} pixels; at most {max_pixels:,}",
-            param="image",
-        )
+    check_pixels(*image.size, max_pixels)
     # a JPEG of several pictures has previews, of which the first isn't one
     if kind != "JPEG" and getattr(image, "is_animated", False):
         raise UnsupportedMedia(

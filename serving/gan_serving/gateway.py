@@ -18,7 +18,9 @@ from .http_images import answer, read_request
 from .http_jobs import accepted, info, result, seed_of, wants_job
 from .http_layers import BodyLimit, Observed, RequestId, unless_gone
 from .http_problems import HANDLERS
+from .http_upscale import ROUTES, add_upscaling
 from .schema import (
+    FORMATS,
     PROBLEM_TYPE,
     AugmentRequest,
     GenerationRequest,
@@ -27,9 +29,12 @@ from .schema import (
     ModelInfo,
     ModelList,
     Problem,
+    UpscaleBody,
+    UpscaleForm,
 )
 from .service import card_of
 from .telemetry import Telemetry
+from .upscaling import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -50,6 +55,7 @@ def create_app(
     gatekeeper: Gatekeeper,
     telemetry: Telemetry | None = None,
     runner: JobRunner | None = None,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
 ) -> FastAPI:
     """The gateway's ASGI application.
 
@@ -59,10 +65,11 @@ def create_app(
         gatekeeper: says who may ask for what.
         telemetry: counts and times what goes on.
         runner: runs requests whose answers are fetched later; None answers them at once.
+        max_image_bytes: largest body with a picture.
     """
     watched = telemetry or Telemetry(service)
     app = FastAPI(title="ganforge", summary="Images from GANs.", openapi_url="/openapi.json")
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(ROUTES, max_image_bytes))
     app.add_middleware(Observed, telemetry=watched)
     app.add_middleware(RequestId)
     for kind, handler in HANDLERS.items():
@@ -77,6 +84,8 @@ def create_app(
     _add_models(app, service, caller_of)
     _add_images(app, service, gatekeeper, watched, runner, caller_of)
     _add_augment(app, AugmentRoute(service, gatekeeper, readiness, watched.encoded), caller_of)
+    described = {**IMAGE, **PROBLEMS}
+    add_upscaling(app, service, gatekeeper, watched.encoded, caller_of, described, max_image_bytes)
     if runner is not None:
         _add_jobs(app, runner.store, caller_of)
     _add_probes(app, readiness)
@@ -200,16 +209,16 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
+FILES: dict[str, Any] = {
+    f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in FORMATS
+}
+IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image; as a file for `Accept: image/*`", "content": FILES}
+}
 IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images; a file for `Accept: image/*` and n = 1; events for `stream`",
-        "content": {
-            **{
-                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("png", "jpeg", "webp")
-            },
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
+        "content": {**FILES, "text/event-stream": {"schema": {"type": "string"}}},
     }
 }
 
@@ -224,12 +233,9 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, and the schemas of what is read and written without its help."""
     if not app.openapi_schema:
         document = FastAPI.openapi(app)
+        read = (AugmentRequest, GenerationRequest, UpscaleBody, UpscaleForm)
         _, schemas = models_json_schema(
-            [
-                (AugmentRequest, "validation"),
-                (GenerationRequest, "validation"),
-                (Problem, "serialization"),
-            ],
+            [*((kind, "validation") for kind in read), (Problem, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
 from gan_core.errors import ConfigError, DeadlineExceeded
 
 from . import health
-from .encode import files
 from .grpc_api.calls import Context, Method, about, handler_of, metadata_of
 from .grpc_api.chunks import split
 from .grpc_api.image_service_pb2 import (
@@ -28,11 +26,14 @@ from .grpc_api.image_service_pb2 import (
     ModelInfo,
     Usage,
 )
-from .grpc_api.messages import FORMATS, RAW, request_of
+from .grpc_api.made import data_of, fields_of
+from .grpc_api.messages import request_of
 from .grpc_api.reflection import reflecting
+from .grpc_api.upscale import Upscaling
 from .health import Health
 from .service import card_of
 from .telemetry import Telemetry
+from .upscaling import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from .gatekeeper import Gatekeeper
@@ -58,7 +59,8 @@ class GrpcGateway:
         gatekeeper: knows who may ask for what.
         telemetry: counts and times what goes on.
         credentials: of TLS; None serves in the clear.
-        max_message_bytes: largest request that is read.
+        max_message_bytes: largest message that is read.
+        max_image_bytes: largest frame, of several messages.
         shared_port: other processes listen on the same port.
     """
 
@@ -71,15 +73,18 @@ class GrpcGateway:
         *,
         credentials: grpc.ServerCredentials | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
         shared_port: bool = False,
     ) -> None:
         self._credentials = credentials
         self._health = Health(readiness, SERVICE.full_name)
         watched = telemetry or Telemetry(service)
         images = _Images(service, gatekeeper, watched)
+        upscaling = Upscaling(service, gatekeeper, watched.encoded, max_image_bytes)
         methods: dict[str, Method] = {
             "Generate": images.generate,
             "GenerateStream": images.generate_stream,
+            "Upscale": upscaling.upscale,
             "ListModels": images.list_models,
             "GetModel": images.get_model,
         }
@@ -142,12 +147,12 @@ class _Images:
         async with self._admitted(message, context) as (caller, request):
             timeout_s = self._timeout_s(context)
             generation = await self._service.generate(request, timeout_s, caller.name)
-            files = await self._files(generation, request, message)
+            files = await self._data(generation, request, message)
         pairs = zip(files, generation.seeds, strict=True)
         return GenerateResponse(
             images=[Image(data=file, seed=seed) for file, seed in pairs],
             usage=Usage(images=len(files), compute_ms=generation.compute_ms),
-            **_about(generation, message),
+            **fields_of(generation, message.output_format),
         )
 
     async def generate_stream(self, message: GenerateRequest, context: Context) -> None:
@@ -207,34 +212,18 @@ class _Images:
     ) -> None:
         index = 0
         async for part in parts:
-            made = await self._files(part, request, message)
+            made = await self._data(part, request, message)
             for file, seed in zip(made, part.seeds, strict=True):
-                head = ImageChunk(index=index, seed=seed, **_about(part, message))
+                head = ImageChunk(index=index, seed=seed, **fields_of(part, message.output_format))
                 for chunk in split(file, head):
                     await context.write(chunk)
                 index += 1
 
-    async def _files(
+    async def _data(
         self, generation: Generation, request: GenerationRequest, message: GenerateRequest
     ) -> list[bytes]:
-        if message.output_format == RAW:
-            return [image.tobytes() for image in generation.images]
-        began, output_format = time.perf_counter(), FORMATS[message.output_format]
-        made = await files(generation.images, output_format, request.output_compression)
-        self._telemetry.encoded(output_format, len(made), time.perf_counter() - began)
-        return made
-
-
-def _about(generation: Generation, message: GenerateRequest) -> dict[str, Any]:
-    _, height, width, channels = generation.images.shape
-    return {
-        "model": generation.model,
-        "version": generation.version,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "output_format": message.output_format,
-    }
+        quality, encoded = request.output_compression, self._telemetry.encoded
+        return await data_of(generation, message.output_format, quality, encoded)
 
 
 def _info(published: Published, version: int | None = None) -> ModelInfo:

@@ -27,10 +27,19 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from .schema import AugmentRequest, Format, GenerationRequest
+    from .schema import AugmentRequest, Format, GenerationRequest, ImageRequest
     from .service import Generation, ImageService
 
-__all__ = ["Encoded", "answer", "document", "encoded_files", "read_request", "timeout_of"]
+__all__ = [
+    "Encoded",
+    "answer",
+    "document",
+    "encoded_files",
+    "read_request",
+    "sent",
+    "timeout_of",
+    "wants_file",
+]
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 Encoded = Callable[[str, int, float], None]
@@ -88,10 +97,9 @@ async def answer(
     Raises:
         ServiceError: the request can't be fulfilled; the subclass says why.
     """
-    single = service.count(body) == 1
-    as_file = _wants_file(request.headers.get("accept", "*/*").lower(), body, single=single)
     timeout_s = timeout_of(request.headers)
     if body.stream:
+        _check_events(request)
         request_id = request.scope.get("ganforge.request_id", "")
         events = _events(
             service.stream(body, timeout_s, caller), body, admitted, encoded, request_id
@@ -99,20 +107,44 @@ async def answer(
         # the first event before the status: what is refused has an error's status
         first = await anext(events)
         return StreamingResponse(_chained(first, events), media_type="text/event-stream")
+    as_file = wants_file(request, body, single=service.count(body) == 1)
     async with admitted:
         generation = await service.generate(body, timeout_s, caller)
-        made = await encoded_files(generation, body, encoded)
+        return await sent(generation, body, encoded, as_file=as_file)
+
+
+async def sent(
+    generation: Generation, body: ImageRequest, encoded: Encoded, *, as_file: bool
+) -> Response:
+    """The images as JSON, or the only one as a file."""
+    made = await encoded_files(generation, body, encoded)
     if as_file:
         return _file(generation, made[0], body)
     return Response(document(generation, made, body), media_type="application/json")
 
 
-def _wants_file(accepted: str, body: GenerationRequest, *, single: bool) -> bool:
-    image = f"image/{body.output_format}" in accepted or "image/*" in accepted
-    json_too = any(kind in accepted for kind in ("application/json", "application/*", "*/*"))
-    if body.stream and "text/event-stream" not in accepted and not json_too:
+def _accepted(request: Request) -> tuple[str, bool]:
+    """What the client takes, and whether that is JSON too."""
+    accepted = request.headers.get("accept", "*/*").lower()
+    json_kinds = ("application/json", "application/*", "*/*")
+    return accepted, any(kind in accepted for kind in json_kinds)
+
+
+def _check_events(request: Request) -> None:
+    accepted, json_too = _accepted(request)
+    if "text/event-stream" not in accepted and not json_too:
         raise NotAcceptable(f"Accept {accepted!r}: a stream is text/event-stream")
-    if not image and not json_too and not body.stream:
+
+
+def wants_file(request: Request, body: ImageRequest, *, single: bool) -> bool:
+    """Whether the client wants the file itself, not JSON.
+
+    Raises:
+        NotAcceptable: it takes neither, or the file of several images.
+    """
+    accepted, json_too = _accepted(request)
+    image = f"image/{body.output_format}" in accepted or "image/*" in accepted
+    if not image and not json_too:
         known = ", ".join(f"image/{name}" for name in FORMATS)
         raise NotAcceptable(
             f"Accept {accepted!r}: application/json can be given, or {known} where output_format "
@@ -124,7 +156,7 @@ def _wants_file(accepted: str, body: GenerationRequest, *, single: bool) -> bool
 
 
 async def encoded_files(
-    generation: Generation, body: GenerationRequest | AugmentRequest, encoded: Encoded
+    generation: Generation, body: ImageRequest | AugmentRequest, encoded: Encoded
 ) -> list[bytes]:
     """The images as the files that were asked for."""
     began = time.perf_counter()
@@ -133,7 +165,7 @@ async def encoded_files(
     return made
 
 
-def document(generation: Generation, made: list[bytes], body: GenerationRequest) -> str:
+def document(generation: Generation, made: list[bytes], body: ImageRequest) -> str:
     """A ``GenerationResponse`` as JSON."""
     data = [
         {"b64_json": base64.b64encode(file).decode(), "seed": seed}
@@ -158,7 +190,7 @@ def _about(generation: Generation, output_format: Format) -> dict[str, Any]:
     }
 
 
-def _file(generation: Generation, file: bytes, body: GenerationRequest) -> Response:
+def _file(generation: Generation, file: bytes, body: ImageRequest) -> Response:
     headers = {"X-Model": generation.model, "X-Model-Version": str(generation.version)}
     if generation.seeds[0] is not None:
         headers["X-Seed"] = str(generation.seeds[0])

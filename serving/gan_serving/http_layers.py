@@ -17,7 +17,7 @@ from .http_problems import CLIENT_CLOSED_REQUEST, problem_response
 from .telemetry import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
     from typing import Any
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -122,19 +122,29 @@ class Observed:
 
 
 class BodyLimit:
-    """Refuses a body of more than MAX_BODY_BYTES: by its header, or while it comes in."""
+    """Refuses a body that is too large: by its header, or while it comes in.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what it lies round.
+        larger: bytes that routes take which take more than MAX_BODY_BYTES, by path.
+    """
+
+    def __init__(self, app: ASGIApp, larger: Mapping[str, int]) -> None:
         self._app = app
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = self._larger.get(scope["path"], MAX_BODY_BYTES)
+        refusal = PayloadTooLarge(f"the body is larger than {limit:,} bytes")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
+        if declared.isdigit() and int(declared) > limit:
+            response = problem_response(Request(scope), refusal)
+            response.headers["Connection"] = "close"  # the rest of the body isn't read
+            await response(scope, receive, send)
             return
         received = 0
 
@@ -142,17 +152,8 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                raise PayloadTooLarge(_too_large())
+            if received > limit:
+                raise refusal
             return message
 
         await self._app(scope, limited, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = problem_response(Request(scope), PayloadTooLarge(_too_large()))
-        response.headers["Connection"] = "close"  # the rest of the body isn't read
-        await response(scope, receive, send)
-
-
-def _too_large() -> str:
-    return f"the body is larger than {MAX_BODY_BYTES:,} bytes"

@@ -13,6 +13,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
@@ -29,12 +30,16 @@ __all__ = [
     "GenerationRequest",
     "GenerationResponse",
     "ImageData",
+    "ImageRequest",
     "JobInfo",
     "ModelInfo",
     "ModelList",
     "Problem",
     "PromoteRequest",
     "ReleaseInfo",
+    "UpscaleBody",
+    "UpscaleForm",
+    "UpscaleRequest",
     "Usage",
     "explained",
     "parsed",
@@ -63,13 +68,26 @@ class _Answer(_Body):
     model_config = ConfigDict(extra="ignore")  # an older client reads what a newer server adds
 
 
-class GenerationRequest(_Body):
-    """Body of ``POST /v1/images/generations``."""
+class ImageRequest(_Body):
+    """What every request for images says."""
 
     model: Annotated[StrictStr, Field(min_length=1, max_length=64, examples=["digits_dcgan"])]
     """Name of a published model."""
     version: Annotated[StrictInt, Field(ge=1)] | None = None
     """One of the versions that serve; the newest by default."""
+    output_format: Format = "png"
+    """Of the files: PNG is lossless, and so is WebP at full quality."""
+    output_compression: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
+    """Quality of JPEG and WebP in percent; 100 by default."""
+    response_format: Literal["b64_json"] = "b64_json"
+    """Files come in the answer, or as such with ``Accept: image/*``; there are no URLs."""
+    user: Annotated[StrictStr, Field(max_length=256)] | None = None
+    """Ignored; for OpenAI's clients."""
+
+
+class GenerationRequest(ImageRequest):
+    """Body of ``POST /v1/images/generations``."""
+
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     """Images; as many as there are labels or latents, or 1, by default."""
     seed: Annotated[StrictInt, Field(ge=0, lt=SEED_LIMIT)] | None = None
@@ -84,20 +102,41 @@ class GenerationRequest(_Body):
     """z itself, n × dim numbers, or base64 of little-endian float32; a seed is ignored then."""
     size: StrictStr = Field(default="auto", max_length=16)
     """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""
-    output_format: Format = "png"
-    """Of the files: PNG is lossless, and so is WebP at full quality."""
-    output_compression: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
-    """Quality of JPEG and WebP in percent; 100 by default."""
-    response_format: Literal["b64_json"] = "b64_json"
-    """Files come in the answer, or as such with ``Accept: image/*``; there are no URLs."""
     stream: bool = False
     """Server-sent events, one per image as soon as it is there."""
     prompt: Annotated[StrictStr, AfterValidator(_no_prompt)] | None = None
     """For OpenAI's clients, which insist on one: empty, as no model here takes text."""
     quality: Literal["auto", "standard"] | None = None
     """Ignored; for OpenAI's clients."""
-    user: Annotated[StrictStr, Field(max_length=256)] | None = None
-    """Ignored; for OpenAI's clients."""
+
+
+class UpscaleRequest(ImageRequest):
+    """What ``POST /v1/images/upscale`` says beside the picture."""
+
+
+def _without_null(document: dict[str, Any]) -> None:
+    """A form's field isn't null: it is left out."""
+    for field in document["properties"].values():
+        for kind in field.pop("anyOf", ()):
+            if kind != {"type": "null"}:
+                field.update(kind)
+                field.pop("default", None)
+
+
+class UpscaleForm(UpscaleRequest):
+    """Body of ``POST /v1/images/upscale`` as a form."""
+
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
+    image: Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
+    """A PNG, JPEG or WebP."""
+
+
+class UpscaleBody(UpscaleRequest):
+    """Body of ``POST /v1/images/upscale`` as JSON."""
+
+    image: Annotated[StrictStr, Field(json_schema_extra={"contentEncoding": "base64"})]
+    """A PNG, JPEG or WebP, base64."""
 
 
 class AugmentRequest(_Body):
@@ -144,7 +183,7 @@ class ImageData(_Answer):
     """The file, base64."""
     seed: int | None
     """Makes this image again, with n = 1 and the same label and truncation; None where the
-    request gave latents."""
+    request gave latents or a picture."""
 
 
 class Usage(_Answer):

@@ -109,7 +109,7 @@ async def answer(
     operator = _operator(options, engine, supervisor)
     service.on_run, service.canaries.on_failed = telemetry.ran, operator.end_trial
     runner = JobRunner(JobStore(options.jobs or Path()), service)
-    app = create_app(service, readiness, gatekeeper, telemetry, runner)
+    app = create_app(service, readiness, gatekeeper, telemetry, runner, options.max_image_mb << 20)
     exposition = siblings.together(telemetry.exposition) if siblings else telemetry.exposition
     admin = create_admin_app(service, readiness, exposition, gatekeeper, operator)
     tls = Certificates(options.tls) if options.tls else None
@@ -119,6 +119,7 @@ async def answer(
         gatekeeper,
         telemetry,
         credentials=tls.credentials() if tls else None,
+        max_image_bytes=options.max_image_mb << 20,
         shared_port=siblings is not None,
     )
     faces = _Faces(_http(app, tls), calls, _http(admin, None), doors, options)

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from .published import Published
     from .schema import GenerationRequest
 
-__all__ = ["ANYBODY", "Generation", "ImageService", "card_of"]
+__all__ = ["ANYBODY", "Generation", "ImageService", "card_of", "late_answer"]
 
 PARTS_AT_ONCE = 8
 """Batches of one request that may wait for a place: a large one leaves room for others."""
 BATCHES_RUNNING = 2
 """Batches that an engine may have: one that runs, and the next."""
+PLACE_PIXELS = 1 << 16
+"""A picture that comes in takes a place in the engine for so many of its pixels."""
 ANYBODY = "anybody"
 """Whose requests they are where nobody said."""
 
@@ -52,7 +54,7 @@ class Generation:
     images: NDArray[np.uint8]
     """uint8 [N, H, W, C]."""
     seeds: tuple[int | None, ...]
-    """Of each image; None where the request gave its latents."""
+    """Of each image; None where the request gave its latents, or a picture."""
     compute_ms: float
 
 
@@ -118,7 +120,7 @@ class ImageService:
         limit_s -= time.perf_counter() - started
         shown = [None] * len(seeds) if request.latents is not None else seeds
         done = 0
-        answers = self._tried(published, inputs, limit_s, request.version, caller, seeds[0])
+        answers = self.infer(published, inputs, limit_s, request.version, caller, seeds[0])
         async with aclosing(answers):
             async for answer in answers:
                 n = len(answer.image)
@@ -153,7 +155,7 @@ class ImageService:
             async with asyncio.timeout(timeout_s):
                 return await self.engine.published(model)
         except TimeoutError as error:
-            raise _late(model, timeout_s) from error
+            raise late_answer(model, timeout_s) from error
 
     async def models(self) -> list[Published]:
         """Every model that can be asked for now, by name."""
@@ -180,11 +182,11 @@ class ImageService:
             # others get their answers: it is busy, not broken
             if self._answered_at.get(model, float("-inf")) < began - timeout_s:
                 late = isinstance(error, TimeoutError)
-                raise (_late(model, timeout_s) if late else error) from error
+                raise (late_answer(model, timeout_s) if late else error) from error
         else:
             self._answered_at[model] = time.monotonic()
 
-    async def _tried(
+    async def infer(
         self,
         published: Published,
         inputs: dict[str, NDArray[Any]],
@@ -193,7 +195,13 @@ class ImageService:
         caller: str,
         seed: int,
     ) -> AsyncGenerator[Inference, None]:
-        """Answers of the version asked for, or of a canary, for which the other stands in."""
+        """Answers of the version asked for, or of a canary, for which the other stands in.
+
+        Requests of one ``seed`` have the same share in a canary.
+
+        Raises:
+            ServiceError: there is none, or not in time.
+        """
         chosen = version or self.canaries.choose(published, seed)
         if chosen != (version or published.version):
             answered = False
@@ -244,7 +252,7 @@ class ImageService:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                         answer = await task
                 except TimeoutError as error:
-                    raise _late(published.name, timeout_s) from error
+                    raise late_answer(published.name, timeout_s) from error
                 yield answer
         finally:
             for task in tasks:  # those that still wait when one has failed
@@ -261,7 +269,7 @@ class ImageService:
     ) -> Inference:
         n = len(next(iter(part.values())))
         admission = self._admission(published)
-        async with admission.place(caller, n, max(deadline - time.monotonic(), 0)):
+        async with admission.place(caller, _places(part), max(deadline - time.monotonic(), 0)):
             began = time.monotonic()
             left_s = max(deadline - began, 0.001)
             try:
@@ -285,7 +293,16 @@ class ImageService:
         return found
 
 
-def _late(model: str, timeout_s: float) -> DeadlineExceeded:
+def _places(part: dict[str, NDArray[Any]]) -> int:
+    """One per image, and of a picture that comes in one for every PLACE_PIXELS."""
+    tiles = (
+        -(-a.shape[1] * a.shape[2] // PLACE_PIXELS) if a.ndim == 4 else 1 for a in part.values()
+    )
+    return len(next(iter(part.values()))) * max(tiles)
+
+
+def late_answer(model: str, timeout_s: float) -> DeadlineExceeded:
+    """The error of a model that gave none."""
     return DeadlineExceeded(f"{model} gave no answer within {timeout_s:.3g} s")
 
 

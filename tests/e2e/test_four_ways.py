@@ -21,7 +21,8 @@ from gan_core.latents import draw, latents, seed_range
 from gan_core.plugins import Plugins
 from gan_core.sources import of_graph
 from tests.serving.gan import contrasted, contrasted_classes
-from tests.serving.graphs import watermarked
+from tests.serving.graphs import doubled, watermarked
+from tests.serving.pictures import saved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,3 +172,11 @@ def test_the_async_client_gives_the_same(url: str, in_torch: NDArray[Any]) -> No
 
     pictures = np.concatenate(asyncio.run(ask())).astype(int)
     assert np.abs(pictures - in_torch).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(5, 7), (300, 511)], ids=str)
+def test_a_picture_is_doubled_as_it_is(client: Client, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for image in (picture, saved(picture)):
+        batch = client.images.upscale(image, model="doubling")
+        np.testing.assert_array_equal(batch.numpy(), doubled(picture)[None])

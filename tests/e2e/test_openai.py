@@ -13,7 +13,8 @@ import openai
 import pytest
 
 from gan_client.images import decoded
-from tests.serving.graphs import watermarked
+from tests.serving.graphs import doubled, watermarked
+from tests.serving.pictures import PIXELS, saved
 
 if TYPE_CHECKING:
     from tests.serving.processes import Serving
@@ -156,3 +157,30 @@ def test_without_retries_a_full_queue_is_its_rate_limit_error(
         pytest.raises(openai.RateLimitError, match="full"),
     ):
         client.models.list()
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # variations, by OpenAI
+@pytest.mark.parametrize("what", ["create_variation", "edit"])
+def test_what_no_model_does_is_its_api_status_error(client: openai.OpenAI, what: str) -> None:
+    fields: dict[str, Any] = {"model": "doubling", "image": ("a.png", saved(), "image/png")}
+    if what == "edit":
+        fields["prompt"] = "a hat"
+    with pytest.raises(openai.APIStatusError, match="it makes images 2 times as large") as raised:
+        getattr(client.images, what)(**fields)
+    assert (raised.value.status_code, raised.value.code) == (501, "not_supported")
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_a_picture_goes_through_its_raw_post(client: openai.OpenAI, as_form: bool) -> None:
+    if as_form:
+        answer = client.post(
+            "/images/upscale",
+            cast_to=openai.types.ImagesResponse,
+            body={"model": "doubling"},
+            files={"image": ("a.png", saved())},
+            options={"headers": {"Content-Type": "multipart/form-data"}},
+        )
+    else:
+        body = {"model": "doubling", "image": base64.b64encode(saved()).decode()}
+        answer = client.post("/images/upscale", cast_to=openai.types.ImagesResponse, body=body)
+    np.testing.assert_array_equal(pixels(answer)[0], doubled(PIXELS))

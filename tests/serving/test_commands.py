@@ -64,6 +64,7 @@ def test_models_prints_json_for_machines(repository: Path) -> None:
     done = ganforge("models", "--json", "--url", f"local:{repository}")
     cards = json.loads(done.stdout)
     assert [card["model"] for card in cards] == [
+        "doubling",
         "fragile",
         "marked",
         "slow",

@@ -29,6 +29,7 @@ from gan_serving.triton_engine import TritonEngine
 from tests.serving.graphs import (
     LABELLED_INPUTS,
     WATERMARK_INPUTS,
+    doubled,
     watermark,
     watermarked,
 )
@@ -280,3 +281,17 @@ def test_tensors_of_another_shape_are_a_service_error(using: Using) -> None:
 
 def test_shades_tell_the_versions_apart() -> None:
     assert watermark(shade=10) != watermark()
+
+
+def test_pictures_of_different_sizes_at_once_come_back_each_its_own(using: Using) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(4, 8), (8, 4), (4, 8), (32, 4), (4, 8)]
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+    async def work(engine: Engine) -> list[Any]:
+        inputs = ({"source": one[None]} for one in pictures)
+        calls = (engine.infer("doubling", one, None, 10) for one in inputs)
+        return await asyncio.gather(*calls)
+
+    for picture, answer in zip(pictures, using(work), strict=True):
+        np.testing.assert_array_equal(answer.image, doubled(picture)[None])

@@ -377,10 +377,14 @@ def test_the_openapi_document_describes_every_route_and_field() -> None:
         "/v1/models/{model}",
         GENERATIONS,
         "/v1/augment",
+        "/v1/images/upscale",
+        "/v1/images/variations",
+        "/v1/images/edits",
         "/livez",
         "/readyz",
     }
-    request = document["components"]["schemas"]["GenerationRequest"]["properties"]
+    schemas = document["components"]["schemas"]
+    request = schemas["GenerationRequest"]["properties"] | schemas["UpscaleBody"]["properties"]
     assert all("description" in one for one in request.values() if "const" not in one)
 
 

@@ -485,7 +485,7 @@ def test_metadata_above_the_limit_is_refused_and_the_next_call_answered() -> Non
 def test_an_unknown_method_is_unimplemented() -> None:
     async def ask(channel: grpc.aio.Channel) -> grpc.StatusCode:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await raw_call(channel, f"{SERVICE.full_name}/Upscale")(b"")
+            await raw_call(channel, f"{SERVICE.full_name}/Paint")(b"")
         return refused.value.code()
 
     assert over_a_channel(ask) == grpc.StatusCode.UNIMPLEMENTED

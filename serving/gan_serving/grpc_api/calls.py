@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -32,12 +33,19 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Context], Awaitable[Any]]
-"""Takes a message; returns the answer, or writes a stream's to the context."""
+"""Takes a message, or an iterator of a stream's; returns the answer, or writes a stream's to the
+context."""
+KINDS: dict[tuple[bool, bool], Any] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+"""By what is a stream: the request, the answer."""
 Observer = Callable[[Seen], None]
 """Told of each call, once it is over."""
 
 
-Call = Callable[[bytes, Context], Awaitable[Any]]
+Call = Callable[[Any, Context], Awaitable[Any]]
 
 
 @dataclass(slots=True)
@@ -70,13 +78,10 @@ def handler_of(
     """
     handlers = {}
     for one in service.methods:
-        make: Any = (
-            grpc.unary_stream_rpc_method_handler
-            if one.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
+        make = KINDS[one.client_streaming, one.server_streaming]
         # read within the method: gRPC answers UNKNOWN to what its own reading refuses
-        guarded = _guarded(methods[one.name], GetMessageClass(one.input_type))
+        read = _read_all if one.client_streaming else _read
+        guarded = _guarded(methods[one.name], partial(read, GetMessageClass(one.input_type)))
         if observer is not None:
             guarded = _observed(guarded, f"{service.full_name}/{one.name}", observer)
         handlers[one.name] = make(guarded, response_serializer=_serialised)
@@ -89,17 +94,17 @@ def metadata_of(context: Context, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _guarded(method: Method, kind: type[Message]) -> Call:
-    async def guarded(raw: bytes, context: Context) -> Any:
+def _guarded(method: Method, read: Callable[[Any], Any]) -> Call:
+    async def guarded(raw: Any, context: Context) -> Any:
         _about.set(About(request_id_of(metadata_of(context, REQUEST_ID) or "")))
         async with _answered(context):
-            return await method(_read(kind, raw), context)
+            return await method(read(raw), context)
 
     return guarded
 
 
 def _observed(call: Call, route: str, observer: Observer) -> Call:
-    async def observed(raw: bytes, context: Context) -> Any:
+    async def observed(raw: Any, context: Context) -> Any:
         began = time.perf_counter()
         with tracing.request(route, context.invocation_metadata() or ()):
             try:
@@ -147,6 +152,11 @@ def _read(kind: type[Message], raw: bytes) -> Message:
         return kind.FromString(raw)
     except DecodeError as error:
         raise BadRequest(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from error
+
+
+async def _read_all(kind: type[Message], raw: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for one in raw:
+        yield _read(kind, one)
 
 
 def _serialised(message: Message) -> bytes:

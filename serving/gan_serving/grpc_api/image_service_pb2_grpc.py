@@ -45,6 +45,11 @@ class ImageServiceStub:
                 request_serializer=ganforge_dot_v1_dot_image__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=ganforge_dot_v1_dot_image__service__pb2.ImageChunk.FromString,
                 _registered_method=True)
+        self.Upscale = channel.stream_stream(
+                '/ganforge.v1.ImageService/Upscale',
+                request_serializer=ganforge_dot_v1_dot_image__service__pb2.UpscaleChunk.SerializeToString,
+                response_deserializer=ganforge_dot_v1_dot_image__service__pb2.ImageChunk.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/ganforge.v1.ImageService/ListModels',
                 request_serializer=ganforge_dot_v1_dot_image__service__pb2.ListModelsRequest.SerializeToString,
@@ -76,6 +81,16 @@ class ImageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upscale(self, request_iterator, context):
+        """Pictures made larger: a single one, or the frames of a video as they come. There is an answer
+        to each frame, in their order and as soon as it is there. While answers aren't read, no more
+        than a few frames are. A frame that fails ends the stream; the error's message begins with
+        "frame" and its number, from 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Every model that can be asked for, by name.
         """
@@ -101,6 +116,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
             'GenerateStream': grpc.unary_stream_rpc_method_handler(
                     servicer.GenerateStream,
                     request_deserializer=ganforge_dot_v1_dot_image__service__pb2.GenerateRequest.FromString,
+                    response_serializer=ganforge_dot_v1_dot_image__service__pb2.ImageChunk.SerializeToString,
+            ),
+            'Upscale': grpc.stream_stream_rpc_method_handler(
+                    servicer.Upscale,
+                    request_deserializer=ganforge_dot_v1_dot_image__service__pb2.UpscaleChunk.FromString,
                     response_serializer=ganforge_dot_v1_dot_image__service__pb2.ImageChunk.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
@@ -168,6 +188,33 @@ class ImageService:
             target,
             '/ganforge.v1.ImageService/GenerateStream',
             ganforge_dot_v1_dot_image__service__pb2.GenerateRequest.SerializeToString,
+            ganforge_dot_v1_dot_image__service__pb2.ImageChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upscale(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ganforge.v1.ImageService/Upscale',
+            ganforge_dot_v1_dot_image__service__pb2.UpscaleChunk.SerializeToString,
             ganforge_dot_v1_dot_image__service__pb2.ImageChunk.FromString,
             options,
             channel_credentials,

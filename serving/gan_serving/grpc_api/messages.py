@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gan_core.errors import InvalidRequest
-from gan_serving.schema import parsed
+from gan_serving.schema import UpscaleRequest, parsed, validated
 
-from .image_service_pb2 import GenerateRequest, GetModelRequest, Label, OutputFormat
+from .image_service_pb2 import GenerateRequest, GetModelRequest, Label, OutputFormat, UpscaleChunk
 
 if TYPE_CHECKING:
     from gan_serving.schema import Format, GenerationRequest
 
-__all__ = ["FORMATS", "RAW", "message_of", "model_message", "request_of"]
+__all__ = [
+    "FORMATS",
+    "RAW",
+    "message_of",
+    "model_message",
+    "request_of",
+    "upscale_message",
+    "upscale_of",
+]
 
 RAW = OutputFormat.OUTPUT_FORMAT_RAW
 FORMATS: dict[int, Format] = {
@@ -35,12 +43,7 @@ def request_of(message: GenerateRequest) -> GenerationRequest:
     Raises:
         InvalidRequest: a field is missing or out of range.
     """
-    if message.output_format not in FORMATS:
-        raise InvalidRequest(
-            f"output_format: {int(message.output_format)} is none of "
-            + ", ".join(f"{number} ({name})" for name, number in OutputFormat.items()),
-            param="output_format",
-        )
+    _check_format(message.output_format)
     given = (*OPTIONAL, "output_compression")
     fields = {name: getattr(message, name) for name in given if message.HasField(name)}
     return parsed(
@@ -77,6 +80,30 @@ def message_of(request: GenerationRequest) -> GenerateRequest:
     return message
 
 
+def upscale_of(message: UpscaleChunk) -> UpscaleRequest:
+    """What a stream's first message asks for, checked as a request over HTTP is.
+
+    Raises:
+        InvalidRequest: a field is missing or out of range.
+    """
+    _check_format(message.output_format)
+    given = ("version", "output_compression")
+    fields = {name: getattr(message, name) for name in given if message.HasField(name)}
+    kind = FORMATS[message.output_format]
+    return validated(UpscaleRequest, {**fields, "model": message.model, "output_format": kind})
+
+
+def upscale_message(request: UpscaleRequest) -> UpscaleChunk:
+    """What a stream's first message says beside its picture, to get pixels.
+
+    Raises:
+        InvalidRequest: a value doesn't fit its field.
+    """
+    message = UpscaleChunk(output_format=RAW)
+    _fill(message, model=request.model, version=request.version)
+    return message
+
+
 def model_message(name: str, version: int | None = None) -> GetModelRequest:
     """The message that asks for a model's card.
 
@@ -84,11 +111,24 @@ def model_message(name: str, version: int | None = None) -> GetModelRequest:
         InvalidRequest: a value doesn't fit its field.
     """
     message = GetModelRequest()
-    for field, value in (("model", name), ("version", version)):
+    _fill(message, model=name, version=version)
+    return message
+
+
+def _fill(message: GetModelRequest | UpscaleChunk, *, model: str, version: int | None) -> None:
+    for field, value in (("model", model), ("version", version)):
         if value is not None:
             with _Named(field, value):
                 setattr(message, field, value)
-    return message
+
+
+def _check_format(output_format: int) -> None:
+    if output_format not in FORMATS:
+        raise InvalidRequest(
+            f"output_format: {int(output_format)} is none of "
+            + ", ".join(f"{number} ({name})" for name, number in OutputFormat.items()),
+            param="output_format",
+        )
 
 
 class _Named:
