@@ -218,7 +218,18 @@ IMAGE: dict[int | str, dict[str, Any]] = {
 IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images; a file for `Accept: image/*` and n = 1; events for `stream`",
-        "content": {**FILES, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            **FILES,
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "properties": {
+                        "event": {"enum": ["image_generation.completed", "error"]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                }
+            },
+        },
     }
 }
 

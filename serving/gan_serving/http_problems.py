@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from gan_core.errors import (
     BadRequest,
@@ -65,8 +66,16 @@ async def _on_http(request: Request, error: Any) -> Response:
     }
     found = known.get(error.status_code) or BadRequest(str(error.detail))
     response = problem_response(request, found)
-    response.headers.update(error.headers or {})  # which methods are allowed
+    if error.status_code == MethodNotAllowed.status:
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """What the path's routes take, all of them."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    matching = (one for one in routes if one.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:

@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -96,13 +97,13 @@ class GenerationRequest(ImageRequest):
     """Class of every image, by index or name; models with classes only."""
     labels: Annotated[list[StrictInt | StrictStr], Field(min_length=1)] | None = None
     """Class of each image."""
-    truncation: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    truncation: Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = None
     """Truncation ψ; models with truncation only."""
     latents: Annotated[list[list[float]], Field(min_length=1)] | StrictStr | None = None
     """z itself, n × dim numbers, or base64 of little-endian float32; a seed is ignored then."""
     size: StrictStr = Field(default="auto", max_length=16)
     """``auto``, or ``WIDTHxHEIGHT`` as the model makes it."""
-    stream: bool = False
+    stream: StrictBool = False
     """Server-sent events, one per image as soon as it is there."""
     prompt: Annotated[StrictStr, AfterValidator(_no_prompt)] | None = None
     """For OpenAI's clients, which insist on one: empty, as no model here takes text."""

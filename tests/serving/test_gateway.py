@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,9 @@ from gan_core.card import LatentInput, TextInput
 from gan_core.errors import SERVICE_ERRORS, ServiceError, Unavailable
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
+from gan_serving.http_jobs import JobRunner
 from gan_serving.http_layers import MAX_BODY_BYTES
+from gan_serving.jobs import JobStore
 from gan_serving.readiness import Readiness
 from gan_serving.service import ImageService
 from tests.serving.fake_engine import FakeEngine
@@ -282,6 +285,19 @@ def test_another_method_is_not_allowed(method: str, path: str) -> None:
     (response,) = send(FakeEngine(), (method, path, {}))
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == {"GET": "POST", "POST": "GET"}[method]
+
+
+def test_all_methods_of_a_path_are_told(tmp_path: Path) -> None:
+    service = ImageService(FakeEngine())
+    runner = JobRunner(JobStore(tmp_path / "jobs.sqlite"), service)
+    app = create_app(service, Readiness(service), Gatekeeper(None), runner=runner)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.put("/v1/jobs/one")
+
+    assert asyncio.run(ask()).headers["allow"] == "DELETE, GET"
 
 
 def test_models_are_listed_as_openai_does_with_their_cards() -> None:

@@ -123,3 +123,9 @@ def test_a_problem_holds_what_rfc_9457_and_openais_clients_read(kind: type[Servi
 def test_a_problem_survives_json_whatever_the_message_holds() -> None:
     body = problem(InvalidRequest("\ud800 \0 ä"), "id")
     assert json.loads(json.dumps(body)) == body
+
+
+@pytest.mark.parametrize("fields", [{"stream": 1}, {"stream": "yes"}, {"truncation": "0.5"}])
+def test_a_field_of_another_type_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{next(iter(fields))}: Input should be a valid"):
+        parsed(model="marked", **fields)
