@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of faults take; see docs/faults.md."""
+    group = parser.getgroup("faults")
+    group.addoption("--fault-times", type=Path, help="write what was measured of faults: a .json")
+    group.addoption("--soak-minutes", type=float, default=2.0, help="how long '-m soak' lasts")
+
+
 @pytest.fixture(scope="session")
 def nothing_left_running() -> Iterator[None]:
     """At the end of the session no process and no shared memory is left of what it started."""

@@ -42,10 +42,13 @@ class Serving:
         repository: what it serves.
         engine: ``triton`` or ``ort``.
         options: more of its command line.
+        within: a command that becomes the server.
     """
 
-    def __init__(self, repository: Path, engine: str, *options: str) -> None:
-        command = [sys.executable, "-m", "gan_core.cli", "serve", "--http-port", "0"]
+    def __init__(
+        self, repository: Path, engine: str, *options: str, within: Sequence[str] = ()
+    ) -> None:
+        command = [*within, sys.executable, "-m", "gan_core.cli", "serve", "--http-port", "0"]
         command += [
             "--grpc-port",
             "0",
@@ -118,14 +121,14 @@ class Serving:
 class Load:
     """Callers that ask without pause, each from a thread of its own, until they are stopped."""
 
-    def __init__(self, callers: int, call: Callable[[int], None]) -> None:
+    def __init__(self, callers: int, call: Callable[[int], object]) -> None:
         self._over = threading.Event()
         self._failures: list[BaseException] = []
         self._threads = [
             threading.Thread(target=self._work, args=(i, callers, call)) for i in range(callers)
         ]
 
-    def _work(self, first: int, step: int, call: Callable[[int], None]) -> None:
+    def _work(self, first: int, step: int, call: Callable[[int], object]) -> None:
         turn = first
         while not self._over.is_set():
             try:
@@ -134,6 +137,11 @@ class Load:
                 self._failures.append(error)
                 return
             turn += step
+
+    @property
+    def failed(self) -> bool:
+        """Whether a caller has given up."""
+        return bool(self._failures)
 
     def __enter__(self) -> Self:
         for thread in self._threads:

@@ -1,124 +1,25 @@
-"""What breaks in production, broken on purpose: no wrong picture, and it heals by itself."""
+"""A server's start, its end, and publications while it is asked: nobody notices."""
 
 from __future__ import annotations
 
-import base64
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 
-from gan_client.images import decoded
 from gan_serving.repository import publish
-from tests.serving.graphs import LABELLED_INPUTS, slow, watermark, watermarked, write_export
+from tests.faults.asking import Asker
+from tests.serving.graphs import watermark, write_export
 from tests.serving.processes import Load, Serving, ganforge, shared_memory, wait_until
 
 CALLERS = 8
-HEAL_S = 15
-BLUE = (0, 0, 0, 2)
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A repository to break and to publish into: ``marked`` and ``slow``."""
-    publish(write_export(tmp_path / "marked", "marked"), tmp_path / "own")
-    publish(write_export(tmp_path / "slow", "slow", slow(), LABELLED_INPUTS), tmp_path / "own")
-    return tmp_path / "own"
-
-
-class Asker:
-    """Asks a gateway for pictures, without any retry, and checks every one of them."""
-
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=60)
-        self._lock = threading.Lock()
-        self.statuses: list[int] = []
-        self.versions: set[int] = set()
-
-    def ask(self, seed: int) -> None:
-        """A picture or a 503 that says when to come again; anything else fails the test."""
-        response = self._http.post(
-            "/v1/images/generations", json={"model": "marked", "seed": seed, "n": 2}
-        )
-        if response.status_code == 200:
-            body = response.json()
-            shade = {1: 0, 2: 10}[body["version"]]
-            wanted = watermarked([seed, seed + 1])
-            wanted[..., 2] += np.uint8(shade)
-            found = [decoded(base64.b64decode(item["b64_json"])) for item in body["data"]]
-            np.testing.assert_array_equal(np.stack(found), wanted)
-            self.versions.add(body["version"])
-        else:
-            assert response.status_code == 503, response.text
-            assert int(response.headers["retry-after"]) >= 1
-            time.sleep(0.02)
-        with self._lock:
-            self.statuses.append(response.status_code)
-
-    def close(self) -> None:
-        self._http.close()
-
-
-@pytest.fixture
-def asking() -> Iterator[Callable[[str], Asker]]:
-    askers: list[Asker] = []
-
-    def ask(url: str) -> Asker:
-        askers.append(Asker(url))
-        return askers[-1]
-
-    yield ask
-    for asker in askers:
-        asker.close()
-
-
-def healed_s(serving: Serving) -> tuple[float, float]:
-    """Seconds until /readyz told of the fault, and until all was well again."""
-    started = time.monotonic()
-    assert wait_until(lambda: not serving.ready(), 3), "/readyz never told of the fault"
-    told = time.monotonic() - started
-    assert wait_until(serving.ready, HEAL_S), serving.errors()
-    return told, time.monotonic() - started
-
-
-VICTIMS: dict[str, Callable[[Serving], psutil.Process]] = {
-    "tritonserver": lambda serving: serving.triton(),
-    "stub": lambda serving: next(
-        one for one in serving.stubs() if "/marked/" in str(one.cmdline())
-    ),
-}
-
-
-@pytest.mark.usefixtures("has_triton")
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_after_kill_9_under_load_it_heals_and_no_picture_is_wrong(
-    own: Path, asking: Callable[[str], Asker], victim: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Serving(own, "triton") as serving:
-        asker = asking(serving.url)
-        with Load(CALLERS, asker.ask):
-            assert wait_until(lambda: len(asker.statuses) > 50)
-            VICTIMS[victim](serving).kill()
-            told, healed = healed_s(serving)
-            before = len(asker.statuses)
-            assert wait_until(lambda: 200 in asker.statuses[before:])
-        assert set(asker.statuses) <= {200, 503}
-        with capsys.disabled():
-            failed = asker.statuses.count(503)
-            sys.stdout.write(
-                f"\nkill -9 of {victim}: told after {told:.2f} s, healed after {healed:.2f} s, "
-                f"{failed} of {len(asker.statuses)} answers were 503\n"
-            )
-        assert healed < HEAL_S
 
 
 @pytest.mark.parametrize("engine", ["triton", "ort"])
