@@ -173,6 +173,10 @@ def serve(
         ),
     ] = None,
     max_n: Annotated[int, typer.Option(min=1, max=10_000, help="Images per request.")] = 64,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Whose web pages may ask; repeat, or '*' for any."),
+    ] = None,
     max_image_mb: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest picture that is taken, in MiB.")
     ] = 32,
@@ -228,6 +232,7 @@ def serve(
         drain_s=drain_s,
         max_waiting=max_waiting,
         max_n=max_n,
+        cors_origins=tuple(cors_origin or ()),
         max_image_mb=max_image_mb,
         timeout_s=timeout_s,
         workers=workers or default_workers(chosen.value),

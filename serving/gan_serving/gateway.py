@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from pydantic.json_schema import models_json_schema
+from starlette.middleware.cors import CORSMiddleware
 
 from gan_core.errors import ServiceError, Unavailable
 
@@ -56,6 +57,7 @@ def create_app(
     telemetry: Telemetry | None = None,
     runner: JobRunner | None = None,
     max_image_bytes: int = MAX_IMAGE_BYTES,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The gateway's ASGI application.
 
@@ -66,12 +68,15 @@ def create_app(
         telemetry: counts and times what goes on.
         runner: runs requests whose answers are fetched later; None answers them at once.
         max_image_bytes: largest body with a picture.
+        cors_origins: whose web pages may ask, such as ``https://example.org``; ``*`` for any.
     """
     watched = telemetry or Telemetry(service)
     app = FastAPI(title="ganforge", summary="Images from GANs.", openapi_url="/openapi.json")
     app.add_middleware(BodyLimit, larger=dict.fromkeys(ROUTES, max_image_bytes))
     app.add_middleware(Observed, telemetry=watched)
     app.add_middleware(RequestId)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **CORS)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.openapi = lambda: _documented(app)  # type: ignore[method-assign]  # as FastAPI's docs do
@@ -93,6 +98,11 @@ def create_app(
 
 
 CallerOf = Callable[[Request], Awaitable["Caller"]]
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["Authorization", "Idempotency-Key", "Prefer", "X-Request-Id", "X-Timeout-S"],
+    "expose_headers": ["Location", "Retry-After", "X-Model-Version", "X-Request-Id", "X-Seed"],
+}
 
 
 def _add_models(app: FastAPI, service: ImageService, caller_of: CallerOf) -> None:
@@ -192,11 +202,13 @@ def _add_jobs(app: FastAPI, store: JobStore, caller_of: CallerOf) -> None:
 
 
 def _add_probes(app: FastAPI, readiness: Readiness) -> None:
+    @app.get("/v2/health/live", include_in_schema=False)  # as KServe asks
     @app.get("/livez")
     async def livez() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
+    @app.get("/v2/health/ready", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> Response:
         """Every model answers a real inference; 503 while one doesn't, or there is none."""

@@ -53,6 +53,8 @@ class Options:
     """Most images that wait for a model."""
     max_n: int = 64
     """Most images per request."""
+    cors_origins: tuple[str, ...] = ()
+    """Whose web pages may ask."""
     max_image_mb: int = 32
     """Largest file of a picture that comes in, in MiB."""
     timeout_s: float = 30.0

@@ -109,7 +109,15 @@ async def answer(
     operator = _operator(options, engine, supervisor)
     service.on_run, service.canaries.on_failed = telemetry.ran, operator.end_trial
     runner = JobRunner(JobStore(options.jobs or Path()), service)
-    app = create_app(service, readiness, gatekeeper, telemetry, runner, options.max_image_mb << 20)
+    app = create_app(
+        service,
+        readiness,
+        gatekeeper,
+        telemetry,
+        runner,
+        options.max_image_mb << 20,
+        options.cors_origins,
+    )
     exposition = siblings.together(telemetry.exposition) if siblings else telemetry.exposition
     admin = create_admin_app(service, readiness, exposition, gatekeeper, operator)
     tls = Certificates(options.tls) if options.tls else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ GENERATIONS = "/v1/images/generations"
 SENDABLE = [kind for kind in SERVICE_ERRORS.values() if kind.code != "connection_failed"]
 
 
-def send(engine: FakeEngine, *requests: tuple[str, str, dict[str, Any]]) -> list[httpx.Response]:
+def send(
+    engine: FakeEngine, *requests: tuple[str, str, dict[str, Any]], cors: Sequence[str] = ()
+) -> list[httpx.Response]:
     """Answers to requests, one after another."""
 
     async def ask() -> list[httpx.Response]:
         service = ImageService(engine, max_n=16)
-        app = create_app(service, Readiness(service), Gatekeeper(None))
+        app = create_app(service, Readiness(service), Gatekeeper(None), cors_origins=cors)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             return [await client.request(m, path, **options) for m, path, options in requests]
@@ -418,3 +420,32 @@ def test_every_operation_of_the_openapi_document_has_an_answer_and_a_name() -> N
     ]
     assert all(one["responses"] for one in operations)
     assert len({one["operationId"] for one in operations}) == len(operations)
+
+
+PAGE = "https://gallery.example"
+PREFLIGHT = {
+    "Origin": PAGE,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+}
+
+
+def test_no_web_page_may_ask_unless_its_origin_is_named() -> None:
+    asked = ("OPTIONS", GENERATIONS, {"headers": PREFLIGHT})
+    assert "access-control-allow-origin" not in send(FakeEngine(), asked)[0].headers
+    (other,) = send(FakeEngine(), asked, cors=["https://other.example"])
+    assert (other.status_code, "access-control-allow-origin" in other.headers) == (400, False)
+    (allowed,) = send(FakeEngine(), asked, cors=[PAGE])
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
+
+
+def test_a_web_page_reads_errors_and_what_repeats_an_image() -> None:
+    request = {"headers": {"Origin": PAGE}, "json": {"model": "none"}}
+    (refused,) = send(FakeEngine(), ("POST", GENERATIONS, request), cors=[PAGE])
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (404, PAGE)
+    assert "X-Seed" in refused.headers["access-control-expose-headers"]
+
+
+def test_kserves_probes_are_answered_as_ours() -> None:
+    assert get("/v2/health/live").json() == get("/livez").json()
+    assert get("/v2/health/ready", failing(Unavailable("gone"))).status_code == 503
