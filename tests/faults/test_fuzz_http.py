@@ -15,10 +15,13 @@ from gan_serving.repository import publish
 from tests.serving.graphs import write_export
 from tests.serving.processes import Serving
 
-# 422 of what the schema allows: fields that contradict one another, as n and labels may
+# 422 of what the schema allows: fields that contradict one another, as n and labels may;
+# 501 of a route that the model isn't for
 CONFIG = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429"]
+expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "501"]
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "501"]
 """
 
 
