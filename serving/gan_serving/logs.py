@@ -58,8 +58,8 @@ def set_up_logs(style: str, level: str = "warning") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn's warnings are clients' faults
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    for name in ("uvicorn.error", "python_multipart"):  # their warnings are clients' faults
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _traced(_logger: object, _method: str, entry: EventDict) -> EventDict:
