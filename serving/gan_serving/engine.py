@@ -53,7 +53,13 @@ class Engine(Protocol):
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
     ) -> Inference:
-        """Run the graph on tensors with a leading batch axis of at most max_batch_size."""
+        """Run the graph on tensors with a leading batch axis of at most max_batch_size.
+
+        Who is cancelled may have to wait until a run that can't be stopped is over.
+
+        Raises:
+            DeadlineExceeded: there is no answer within ``timeout_s``.
+        """
 
     async def published(self, model: str) -> Published:
         """The versions that serve, with their cards."""

@@ -302,7 +302,8 @@ async def _supervised(supervisor: Supervisor | None) -> AsyncIterator[None]:
             await asyncio.gather(watching, return_exceptions=True)
     finally:
         await supervisor.stop()
-    supervisor.triton.log.unlink(missing_ok=True)  # kept where something went wrong
+    if not supervisor.restarted:  # kept where something went wrong
+        supervisor.triton.log.unlink(missing_ok=True)
 
 
 def _operator(options: Options, engine: Engine, supervisor: Supervisor | None) -> Operator:

@@ -85,6 +85,7 @@ class ImageService:
         self.on_run: Callable[[str, int, float], None] = lambda model, images, seconds: None
         """Told of each part that an engine has answered: model, images, seconds."""
         self._max_waiting = max(max_waiting, max_n)
+        self._leaving: set[asyncio.Task[Inference]] = set()
         self._answered_at: dict[str, float] = {}
 
     async def generate(
@@ -173,16 +174,15 @@ class ImageService:
         """
         began = time.monotonic()
         try:
-            async with asyncio.timeout(timeout_s):
-                published = await self.engine.published(model)
-                inputs = draw(published.card.inputs, [0])
-                answer = await self.engine.infer(model, inputs, None, timeout_s)
+            published = await self._published(model, timeout_s)
+            inputs = draw(published.card.inputs, [0])
+            left_s = max(timeout_s - (time.monotonic() - began), 0.001)
+            answer = await self.engine.infer(model, inputs, None, left_s)
             _verify(published.card, answer.image, 1)
-        except (TimeoutError, DeadlineExceeded, QueueFull) as error:
+        except (DeadlineExceeded, QueueFull):
             # others get their answers: it is busy, not broken
             if self._answered_at.get(model, float("-inf")) < began - timeout_s:
-                late = isinstance(error, TimeoutError)
-                raise (late_answer(model, timeout_s) if late else error) from error
+                raise
         else:
             self._answered_at[model] = time.monotonic()
 
@@ -250,14 +250,20 @@ class ImageService:
             for task in tasks:
                 try:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                        answer = await task
+                        answer = await asyncio.shield(task)
                 except TimeoutError as error:
                     raise late_answer(published.name, timeout_s) from error
                 yield answer
         finally:
-            for task in tasks:  # those that still wait when one has failed
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in tasks:
+                self._let_go(task)
+
+    def _let_go(self, task: asyncio.Task[Inference]) -> None:
+        """Nobody waits for it any more: it ends as soon as its engine lets it."""
+        if task.cancel():
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _run(
         self,

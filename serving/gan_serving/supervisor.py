@@ -68,6 +68,8 @@ class Supervisor:
         self._loaded: dict[str, int] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._silent_rounds = 0
+        self.restarted = False
+        """Whether Triton had to be started again: its log may say why."""
         self._following = asyncio.Lock()
         self.on_moved: Callable[[str], None] = lambda address: None
         """Told where Triton is, when it has been started again."""
@@ -97,6 +99,10 @@ class Supervisor:
             except Exception:  # the watch's last line: without it nothing would heal any more
                 log.exception("supervision")
 
+    async def _restart(self) -> None:
+        self.restarted = True
+        await self.start()
+
     async def stop(self) -> None:
         """Stop Triton."""
         await self._engine.close()
@@ -105,7 +111,7 @@ class Supervisor:
     async def _round(self) -> None:
         if not self.triton.alive():
             log.warning("Triton is gone; starting it again")
-            await self.start()
+            await self._restart()
         await self.follow()
         try:
             problems = await self._readiness.check()
@@ -151,7 +157,7 @@ class Supervisor:
             raise error
         log.warning("Triton doesn't answer (%s); restarting it", error)
         await asyncio.to_thread(self.triton.stop, SILENT_STOP_S)
-        await self.start()
+        await self._restart()
 
     async def _heal(self, model: str, problem: ServiceError) -> None:
         trouble = self._troubles.setdefault(model, _Trouble())
@@ -162,7 +168,7 @@ class Supervisor:
         if trouble.heals >= HEALS_BEFORE_RESTART:
             log.warning("%s still fails (%s); restarting Triton", model, problem)
             await asyncio.to_thread(self.triton.stop)
-            await self.start()
+            await self._restart()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)
         try:

@@ -46,6 +46,8 @@ RETRY_AFTER_S = 1.0
 FRESH_S = 2.0
 """Somebody else may publish to the same Triton: what it serves is asked again after this."""
 LONGEST_S = 3600.0
+HUNG_S = 20.0
+"""A call that is so late won't be answered: it is given up."""
 KEEPALIVE_MS = 5000
 """A call that hears nothing for so long asks whether the connection stands, and waits as long."""
 
@@ -76,6 +78,7 @@ class TritonEngine:
         self._published: dict[str, tuple[float, Published]] = {}
         self._expected = expected
         self._regions: Regions | None = None
+        self._calls: set[asyncio.Task[Inference]] = set()
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -94,9 +97,26 @@ class TritonEngine:
             return await self._infer(model, inputs, newer, timeout_s)
 
     async def _infer(self, model: str, inputs: Inputs, version: int, timeout_s: float) -> Inference:
+        """The answer of a call that is never cancelled: Triton 2.51 may die of that.
+
+        Who stops waiting keeps its place until Triton has answered; who is late is told so.
+        """
+        call = asyncio.create_task(self._call(model, inputs, version, min(timeout_s, LONGEST_S)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(call)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{model} gave no answer in time") from error
+        except asyncio.CancelledError:
+            await asyncio.wait({call})
+            raise
+
+    async def _call(self, model: str, inputs: Inputs, version: int, wait_s: float) -> Inference:
         from tritonclient.utils import InferenceServerException
 
-        wait_s = min(timeout_s, LONGEST_S)
         send = partial(
             self._client.infer,
             model,
@@ -106,7 +126,7 @@ class TritonEngine:
         )
         try:
             answer = await self._infer_here(send, model, inputs, version, wait_s)
-            return answer or await through_socket(send, inputs, wait_s)
+            return answer or await through_socket(send, inputs, wait_s + HUNG_S)
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
 
@@ -233,7 +253,9 @@ class TritonEngine:
         self._published.pop(model, None)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls that nobody waits for may end before."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=CONTROL_TIMEOUT_S)
         regions, self._regions = self._regions, None
         if regions is not None:
             await regions.close()

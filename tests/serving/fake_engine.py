@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gan_core.card import ModelCard
-from gan_core.errors import ModelNotFound
+from gan_core.errors import DeadlineExceeded, ModelNotFound
 from gan_serving.engine import Executions, Inference
 from gan_serving.published import Published, Release
 from tests.serving.graphs import card_of, watermark
@@ -49,7 +49,11 @@ class FakeEngine:
         self.asked.append(dict(inputs))
         self.versions.append(version)
         self.timeouts_s.append(timeout_s)
-        await asyncio.sleep(self.delay_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(self.delay_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{model} gave no answer in time") from error
         if self.error:
             raise self.error
         return Inference(self._picture(model, inputs), version or 1)
