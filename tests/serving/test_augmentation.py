@@ -253,10 +253,10 @@ COMPLETE = STARTED + '{"type": "augment.completed", "images": 0, "offset": 1}\n'
 )
 def test_what_may_pass_is_tried_until_the_budget_is_spent(answer: httpx.Response) -> None:
     began = time.monotonic()
-    count, raised = ended(answer, timeout_s=1.0)
+    count, raised = ended(answer, timeout_s=2.5)
     assert count >= 2
     assert isinstance(raised, Unavailable | QueueFull | ConnectionFailed)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3.0
 
 
 @pytest.mark.parametrize(
