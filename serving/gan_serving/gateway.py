@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.middleware.cors import CORSMiddleware
 
@@ -17,7 +18,7 @@ from .gatekeeper import Gatekeeper
 from .http_augment import AUGMENTED, AugmentRoute
 from .http_images import answer, read_request
 from .http_jobs import accepted, info, result, seed_of, wants_job
-from .http_layers import BodyLimit, Observed, RequestId, unless_gone
+from .http_layers import BodyLimit, Direct, Observed, RequestId, unless_gone
 from .http_problems import HANDLERS
 from .http_upscale import ROUTES, add_upscaling
 from .schema import (
@@ -72,11 +73,6 @@ def create_app(
     """
     watched = telemetry or Telemetry(service)
     app = FastAPI(title="ganforge", summary="Images from GANs.", openapi_url="/openapi.json")
-    app.add_middleware(BodyLimit, larger=dict.fromkeys(ROUTES, max_image_bytes))
-    app.add_middleware(Observed, telemetry=watched)
-    app.add_middleware(RequestId)
-    if cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **CORS)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.openapi = lambda: _documented(app)  # type: ignore[method-assign]  # as FastAPI's docs do
@@ -87,13 +83,19 @@ def create_app(
         return caller
 
     _add_models(app, service, caller_of)
-    _add_images(app, service, gatekeeper, watched, runner, caller_of)
+    generations = _add_images(app, service, gatekeeper, watched, runner, caller_of)
     _add_augment(app, AugmentRoute(service, gatekeeper, readiness, watched.encoded), caller_of)
     described = {**IMAGE, **PROBLEMS}
     add_upscaling(app, service, gatekeeper, watched.encoded, caller_of, described, max_image_bytes)
     if runner is not None:
         _add_jobs(app, runner.store, caller_of)
     _add_probes(app, readiness)
+    app.add_middleware(Direct, route=generations)  # from the innermost layer outwards
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(ROUTES, max_image_bytes))
+    app.add_middleware(Observed, telemetry=watched)
+    app.add_middleware(RequestId)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, **CORS)
     return app
 
 
@@ -129,7 +131,7 @@ def _add_images(
     telemetry: Telemetry,
     runner: JobRunner | None,
     caller_of: CallerOf,
-) -> None:
+) -> APIRoute:
     @app.post(
         "/v1/images/generations",
         response_model=GenerationResponse,
@@ -155,6 +157,8 @@ def _add_images(
             body.seed = seed_of(key, caller.name)
         work = answer(service, request, body, caller.name, admitted, telemetry.encoded)
         return await unless_gone(request, work)
+
+    return next(one for one in app.routes if isinstance(one, APIRoute) and one.endpoint is generate)
 
 
 def _add_augment(app: FastAPI, route: AugmentRoute, caller_of: CallerOf) -> None:

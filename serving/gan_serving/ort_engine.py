@@ -67,19 +67,14 @@ class OrtEngine:
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
     ) -> Inference:
         """Run the graph; requests that wait together share a batch."""
-        published = await self.published(model)
-        chosen = published.version if version is None else version
-        if chosen not in published.cards:
-            raise ModelNotFound(
-                f"model {model!r} has no version {chosen}; serving: {sorted(published.cards)}"
-            )
-        batcher = await self._batcher(published, chosen)
         try:
             async with asyncio.timeout(timeout_s):
-                image = await batcher.run(inputs)
+                published = await self.published(model)
+                chosen = published.version if version is None else version
+                batcher = await self._batcher(published, chosen)
+                return Inference(await batcher.run(inputs), chosen)
         except TimeoutError as error:
             raise DeadlineExceeded(f"{model} gave no answer within {timeout_s:g} s") from error
-        return Inference(image, chosen)
 
     async def published(self, model: str) -> Published:
         """The versions that serve, read again when config.pbtxt changed."""
@@ -127,6 +122,10 @@ class OrtEngine:
 
     async def _batcher(self, published: Published, version: int) -> Batcher:
         model = published.name
+        if version not in published.cards:
+            raise ModelNotFound(
+                f"model {model!r} has no version {version}; serving: {sorted(published.cards)}"
+            )
         key = model, version, published.cards[version].sha256
         if key not in self._batchers:
             async with self._loading[key]:

@@ -231,15 +231,18 @@ class ImageService:
     ) -> AsyncGenerator[Inference, None]:
         n = len(next(iter(inputs.values())))
         size = published.max_batch_size
+        deadline = time.monotonic() + timeout_s
+        if n <= size:
+            yield await self._run(published, inputs, version, deadline, caller)
+            return
         parts = [
             {name: array[start : start + size] for name, array in inputs.items()}
             for start in range(0, n, size)
         ]
-        if len(parts) > 1 and version is None:
+        if version is None:
             # all parts come from one version, even if another is published meanwhile
             version = published.version
         places = asyncio.Semaphore(PARTS_AT_ONCE)
-        deadline = time.monotonic() + timeout_s
 
         async def run(part: dict[str, NDArray[Any]]) -> Inference:
             async with places:

@@ -86,7 +86,11 @@ class TritonEngine:
         """Run the graph; Triton batches it with what else waits."""
         if version is not None:
             return await self._infer(model, inputs, version, timeout_s)
-        current = (await self.published(model)).version
+        try:
+            async with asyncio.timeout(timeout_s):
+                current = (await self.published(model)).version
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{model} gave no answer in time") from error
         try:
             return await self._infer(model, inputs, current, timeout_s)
         except (ModelNotFound, Unavailable):
