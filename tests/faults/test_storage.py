@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -19,9 +18,6 @@ from gan_serving.repository import publish
 from tests.faults.asking import PATH, Asker, answered, assert_typed, refused, seconds_until
 from tests.serving.graphs import write_export
 from tests.serving.processes import Load, Serving, wait_until
-
-if TYPE_CHECKING:
-    import psutil
 
 LATER = {"Prefer": "respond-async"}
 BODY = {"model": "marked", "seed": 3, "n": 2}
@@ -136,14 +132,11 @@ def test_a_backend_that_gets_no_shared_memory_heals_once_there_is_some(
         with Load(4, asker.ask):
             assert wait_until(lambda: len(asker.statuses) > 50)
             filler = fill(seen(serving, "/dev/shm"))
-            stub_of(serving).kill()
+            for stub in serving.stubs():
+                stub.kill()
             told = seconds_until(lambda: not serving.ready(), 5)
             assert wait_until(lambda: len(asker.statuses) > refused(asker) + 50, 5)
             filler.unlink()
             healed = answered(asker)
             assert wait_until(serving.ready, 20)
     note("full /dev/shm, and a backend killed", told_s=told, healed_s=healed)
-
-
-def stub_of(serving: Serving) -> psutil.Process:
-    return serving.stubs()[0]
