@@ -37,11 +37,13 @@ def test_importing_the_sdk_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_sdk_costs_little_more_than_its_dependencies() -> None:
+    # a single model is what makes pydantic load most of itself
+    used = "import httpx, pydantic, numpy, PIL.Image; pydantic.create_model('Point', x=(int, 0))"
     dependencies, sdk = [], []
     for _ in range(7):  # by turns, so that a busy moment hits both
-        dependencies.append(cpu_seconds("import httpx, pydantic, numpy, PIL.Image"))
+        dependencies.append(cpu_seconds(used))
         sdk.append(cpu_seconds("import gan_client"))
-    assert statistics.median(sdk) <= 1.5 * statistics.median(dependencies)
+    assert statistics.median(sdk) <= 1.4 * statistics.median(dependencies)
 
 
 HELP = """
