@@ -23,19 +23,24 @@ class Readiness:
     def __init__(self, service: ImageService) -> None:
         self._service = service
         self._lock = asyncio.Lock()
-        self._checked_at = float("-inf")
+        self._began_at = self._checked_at = float("-inf")
         self._problems: dict[str, ServiceError | None] = {}
         self.draining = False
         """The server is about to stop: probes say no, whatever ``check`` finds."""
 
-    async def check(self) -> dict[str, ServiceError | None]:
+    async def check(self, since: float = float("-inf")) -> dict[str, ServiceError | None]:
         """Each model's problem, None where it serves.
+
+        Args:
+            since: what was found before this moment, of ``time.monotonic``, doesn't count.
 
         Raises:
             ServiceError: the engine can't even say which models there are.
         """
         async with self._lock:
-            if time.monotonic() - self._checked_at > FRESH_S:
+            now = time.monotonic()
+            if now - self._checked_at > FRESH_S or self._began_at < since:
+                self._began_at = now
                 names = await self._service.engine.models()
                 found = await asyncio.gather(*map(self._probe, names))
                 self._problems = dict(zip(names, found, strict=True))

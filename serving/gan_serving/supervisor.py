@@ -1,13 +1,15 @@
 """Keeps a local Triton serving what the repository holds: starts it, loads, restarts, heals.
 
 Triton says READY of a model whose backend process is dead, and neither loading it again nor
-touching its configuration helps. So the supervisor asks for a picture, and where none comes
-it unloads and loads the model; where that doesn't help, it restarts the server.
+touching its configuration helps. So the supervisor watches these processes and asks for
+pictures; where one has died or none comes it unloads and loads the model, and where that
+doesn't help, it restarts the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gan_core.errors import DeadlineExceeded, QueueFull, ServiceError, TritonError, Unavailable
 
+from .backend_processes import BackendProcesses
 from .repository import model_names
 
 if TYPE_CHECKING:
@@ -68,6 +71,10 @@ class Supervisor:
         self._loaded: dict[str, int] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._silent_rounds = 0
+        self._mended_at = float("-inf")
+        self._backends = BackendProcesses(self._backend_died)
+        self._bereaved: set[str] = set()
+        self._called = asyncio.Event()
         self.restarted = False
         """Whether Triton had to be started again: its log may say why."""
         self._following = asyncio.Lock()
@@ -84,14 +91,19 @@ class Supervisor:
         await self._engine.reconnect(self.triton.address)
         self._loaded.clear()
         self._troubles.clear()
+        self._bereaved.clear()
         self._silent_rounds = 0
         await self.follow()
+        self._mended_at = time.monotonic()
         self.on_moved(self.triton.address)
 
     async def run(self) -> None:
-        """Watch for ever, a round a second."""
+        """Watch for ever: a round a second, and one whenever a backend process dies."""
         while True:
-            await asyncio.sleep(ROUND_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROUND_S):
+                    await self._called.wait()
+            self._called.clear()
             try:
                 await self._round()
             except (OSError, ServiceError, TritonError) as error:
@@ -113,8 +125,10 @@ class Supervisor:
             log.warning("Triton is gone; starting it again")
             await self._restart()
         await self.follow()
+        for model in [*self._bereaved]:
+            await self._heal(model, Unavailable("a backend process has died"))
         try:
-            problems = await self._readiness.check()
+            problems = await self._readiness.check(self._mended_at)
         except ServiceError as error:
             await self._bear_silence(error)
             return
@@ -132,14 +146,16 @@ class Supervisor:
 
     async def _load_changed(self) -> None:
         present = {name: self._changed_ns(name) for name in model_names(self._repository)}
-        for model, changed_ns in present.items():
-            if self._loaded.get(model) != changed_ns:
-                self._loaded[model] = changed_ns
-                self._troubles.pop(model, None)
-                try:
-                    await self._engine.load(model)
-                except Unavailable as error:
-                    log.warning("%s", error)
+        changed = {model: ns for model, ns in present.items() if self._loaded.get(model) != ns}
+        for model, changed_ns in changed.items():
+            self._loaded[model] = changed_ns
+            self._troubles.pop(model, None)
+            try:
+                await self._engine.load(model)
+            except Unavailable as error:
+                log.warning("%s", error)
+        if changed:
+            self._backends.watch(self.triton.pid)
         for model in self._loaded.keys() - present.keys():
             del self._loaded[model]
             await self._engine.unload(model)
@@ -149,6 +165,11 @@ class Supervisor:
             return (self._repository / model / "config.pbtxt").stat().st_mtime_ns
         except FileNotFoundError:
             return 0
+
+    def _backend_died(self, model: str) -> None:
+        if model in self._loaded:
+            self._bereaved.add(model)
+            self._called.set()
 
     async def _bear_silence(self, error: ServiceError) -> None:
         """A process that lives and doesn't answer may be busy once; twice, it hangs."""
@@ -171,6 +192,7 @@ class Supervisor:
             await self._restart()
             return
         log.warning("%s fails (%s); loading it afresh", model, problem)
+        former = self._backends.of(model)
         try:
             await self._engine.reload(model)
         except Unavailable:  # a restart wouldn't help, and would harm the others
@@ -178,3 +200,7 @@ class Supervisor:
             trouble.not_before = time.monotonic() + min(2.0**trouble.refusals, REFUSED_PAUSE_S)
             raise
         trouble.heals += 1
+        self._backends.watch(self.triton.pid)
+        self._backends.end(former)
+        self._bereaved.discard(model)
+        self._mended_at = time.monotonic()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_QUEUE_SIZE", "config_text", "described"]
 
+INSTANCES = 2
+"""While one runs a batch the next is made: a lone one waits for the gateway after each batch."""
 MAX_QUEUE_SIZE = 256
 QUEUE_TIMEOUT_S = 10
 CARD_KEY = "ganforge.card"
@@ -70,7 +72,7 @@ def _config(published: Published) -> ModelConfig:
         _describe(config.input.add(), item.tensor)
     _describe(config.output.add(), card.output.tensor)
     config.version_policy.specific.versions.extend(sorted(published.cards))
-    config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_AUTO)
+    config.instance_group.add(count=INSTANCES, kind=ModelInstanceGroup.KIND_AUTO)
     policy = config.dynamic_batching.default_queue_policy
     policy.timeout_action = ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = QUEUE_TIMEOUT_S * 1_000_000

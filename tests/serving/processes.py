@@ -86,7 +86,7 @@ class Serving:
         return found
 
     def stubs(self) -> list[psutil.Process]:
-        """Triton's backend processes, one per model and version."""
+        """Triton's backend processes, one for each instance of a version."""
         return [child for child in self.triton().children() if "stub" in child.name()]
 
     def ready(self) -> bool:

@@ -199,7 +199,7 @@ def test_the_configuration_is_exactly_this(source: Path, published: Path) -> Non
         input { name: "truncation" data_type: TYPE_FP32 dims: 1 }
         output { name: "image" data_type: TYPE_UINT8 dims: [ 4, 6, 3 ] }
         version_policy { specific { versions: [ 1, 2 ] } }
-        instance_group { count: 1 kind: KIND_AUTO }
+        instance_group { count: 2 kind: KIND_AUTO }
         dynamic_batching { default_queue_policy {
             timeout_action: REJECT default_timeout_microseconds: 10000000
             allow_timeout_override: true max_queue_size: 256 } }

@@ -145,19 +145,30 @@ def test_a_killed_triton_is_started_again(supervised: Callable[[Work], Any]) -> 
     supervised(work)
 
 
+def alive(triton: LocalTriton) -> set[int]:
+    """Backend processes that aren't dead."""
+    children = psutil.Process(triton.pid).children()
+    return {one.pid for one in children if one.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.mark.parametrize("killed", [1, 2])
 def test_a_killed_backend_is_loaded_afresh_and_triton_kept(
-    supervised: Callable[[Work], Any],
+    supervised: Callable[[Work], Any], killed: int
 ) -> None:
     async def work(triton: LocalTriton, engine: TritonEngine) -> None:
-        pid = triton.pid
-        (stub,) = psutil.Process(pid).children()
-        stub.kill()
+        pid, before = triton.pid, alive(triton)
+        for stub in psutil.Process(pid).children()[:killed]:
+            stub.kill()
 
         async def back() -> bool:
-            return await shade(engine) == 70
+            return len(alive(triton) - before) == len(before) and await shade(engine) == 70
 
         assert await comes(back)
         assert triton.pid == pid
+
+        after = alive(triton)
+        await asyncio.sleep(0.5)  # five rounds: nothing is healed that is well
+        assert alive(triton) == after
 
     supervised(work)
 
