@@ -8,10 +8,11 @@
     batch = client.images.generate(model="digits_dcgan", n=4, seed=7)
     batch[0].pil()
 
-Importing it loads neither torch nor onnxruntime.
+Importing it loads neither torch nor onnxruntime; a client loads what its address needs.
 """
 
-from gan_core.card import ModelCard
+from typing import TYPE_CHECKING
+
 from gan_core.errors import (
     BadRequest,
     ConnectionFailed,
@@ -40,6 +41,9 @@ from gan_core.errors import (
 from .augmentation import AsyncAugmentation, Augmentation, Sample
 from .client import AsyncClient, Client
 from .images import GeneratedImage, ImageBatch
+
+if TYPE_CHECKING:
+    from gan_core.card import ModelCard
 
 __all__ = [
     "AsyncAugmentation",
@@ -73,3 +77,12 @@ __all__ = [
     "Unavailable",
     "UnsupportedMedia",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``ModelCard``, imported when it is asked for: few programs name it."""
+    if name != "ModelCard":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gan_core.card import ModelCard
+
+    return ModelCard

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from gan_core.errors import ConnectionFailed, DeadlineExceeded, ServiceError
-from gan_core.latents import random_seed
 
 from .asking import plain
 from .runner import Runner, next_of
@@ -187,6 +186,7 @@ def augment_request(
     Raises:
         InvalidRequest: a field is missing, unknown or out of range.
     """
+    from gan_core.latents import random_seed
     from gan_serving.schema import AugmentRequest, validated
 
     given = {

@@ -15,6 +15,7 @@ import httpx
 from gan_core.card import ModelCard
 from gan_core.errors import (
     SERVICE_ERRORS,
+    ConfigError,
     ConnectionFailed,
     DeadlineExceeded,
     InternalError,
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
     from .augmentation import Sample
     from .pictures import Picture
 
-__all__ = ["GENERATIONS", "HttpTransport", "batch_of"]
+__all__ = ["GENERATIONS", "HttpTransport", "batch_of", "http_client"]
 
 T = TypeVar("T")
 
 GENERATIONS = "/v1/images/generations"
 UPSCALE = "/v1/images/upscale"
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 OF_PROXIES: dict[int, type[ServiceError]] = {
     429: QueueFull,
     502: Unavailable,
@@ -164,6 +166,24 @@ class HttpTransport:
             raise InternalError(
                 f"{self._http.base_url} doesn't answer as a ganforge gateway does: {first}"
             ) from error
+
+
+def http_client(url: str) -> httpx.AsyncClient:
+    """An httpx client of a gateway's address, with or without ``/v1``.
+
+    Raises:
+        ConfigError: it is no such address.
+    """
+    try:
+        parsed = httpx.URL(url)
+        if not parsed.host or not 0 < (parsed.port or 80) < 2**16:
+            raise httpx.InvalidURL("no host, or no such port")
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{url!r} is not an address: {error}") from error
+    # OpenAI's clients take the address with /v1, ours without: both are understood
+    base_url = url.rstrip("/").removesuffix("/v1")
+    # no proxy of the environment lies between a machine and itself
+    return httpx.AsyncClient(base_url=base_url, trust_env=parsed.host not in LOOPBACK)
 
 
 def batch_of(received: Any) -> ImageBatch:

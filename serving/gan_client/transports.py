@@ -7,25 +7,21 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import httpx
-
-from gan_core.card import ModelCard
 from gan_core.errors import ConfigError
 
 from .augmentation import Sample, in_parts
-from .http_transport import HttpTransport
 from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
+    import httpx
+
+    from gan_core.card import ModelCard
     from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
     from gan_serving.service import Generation
 
     from .pictures import Picture
 
-__all__ = ["HttpTransport", "ServiceTransport", "Transport", "open_transport"]
-
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+__all__ = ["ServiceTransport", "Transport", "open_transport"]
 
 
 class Transport(Protocol):
@@ -62,6 +58,8 @@ def open_transport(
 ) -> Transport:
     """A transport for http(s)://, grpc(s)://, triton://host:port or local:PATH.
 
+    Imports what that one needs: a program pays for the ways that it uses.
+
     Raises:
         ConfigError: another kind of URL, or a key that can't be sent.
         Unavailable: local: without onnxruntime, or without such a folder.
@@ -70,7 +68,9 @@ def open_transport(
     if key is not None and not (key.isascii() and key.isprintable()):
         raise ConfigError("the API key has characters that no key has: was it cut or quoted?")
     if scheme in ("http", "https"):
-        return HttpTransport(http or _http_client(url), key)
+        from .http_transport import HttpTransport, http_client
+
+        return HttpTransport(http or http_client(url), key)
     if scheme in ("grpc", "grpcs") and ":" in rest:
         from .grpc_transport import GrpcTransport
 
@@ -90,19 +90,6 @@ def open_transport(
         f"{url!r} is not an address: use http://…, grpc://host:port, triton://host:port or "
         "local:PATH"
     )
-
-
-def _http_client(url: str) -> httpx.AsyncClient:
-    try:
-        parsed = httpx.URL(url)
-        if not parsed.host or not 0 < (parsed.port or 80) < 2**16:
-            raise httpx.InvalidURL("no host, or no such port")
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"{url!r} is not an address: {error}") from error
-    # OpenAI's clients take the address with /v1, ours without: both are understood
-    base_url = url.rstrip("/").removesuffix("/v1")
-    # no proxy of the environment lies between a machine and itself
-    return httpx.AsyncClient(base_url=base_url, trust_env=parsed.host not in LOOPBACK)
 
 
 class ServiceTransport:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from gan_client import Client
-from gan_client.transports import HttpTransport, ServiceTransport, open_transport
+from gan_client.http_transport import HttpTransport
+from gan_client.transports import ServiceTransport, open_transport
 from gan_core.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
 from gan_serving.schema import parsed
 from tests.serving.fake_engine import FakeEngine
