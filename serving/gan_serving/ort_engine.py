@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,8 @@ class OrtEngine:
     async def published(self, model: str) -> Published:
         """The versions that serve, read again when config.pbtxt changed."""
         try:
-            changed_ns = (self._repository / model / "config.pbtxt").stat().st_mtime_ns
+            path = f"{self._repository}/{model}/config.pbtxt"
+            changed_ns = os.stat(path).st_mtime_ns  # noqa: PTH116  for each request: Path is slow
         except (OSError, ValueError):
             return read(self._repository, model)
         known = self._published.get(model)
@@ -165,8 +167,8 @@ def _run_of(path: Path, threads: int, providers: list[str]) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # spinning threads fight the rest of the process for its cores
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # threads that wait for each other spin, but after a run the rest of the process has the cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime raises what it likes
