@@ -1,0 +1,123 @@
+"""Networks that enlarge pictures: how they are served, and how far they look.
+
+A picture of any size is cut into tiles of one size, whose borders overlap by a halo. The halo is
+measured on the network itself: how far from a tile's edge are pixels those of the whole picture?
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .card import ImageInput
+from .export import ServedGenerator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["halo_px", "served_upscaler", "tile_px"]
+
+LEVEL = 1 / 255
+TOLERANCE = LEVEL / 4
+"""Of a pixel in [0, 1]: too little to change its level by more than one."""
+FURTHEST_PX = 128
+PROBES = 4
+TILE_STEP_PX = 32
+TILES_PX = (128, 512)
+HALOS_PER_TILE = 6
+"""A tile's side in halos: a third of it is overlap then."""
+LARGEST_SIDE_PX = 16_384
+
+
+def served_upscaler(
+    network: nn.Module, scale: int, *, channels: int = 3, multiple_of: int = 1, tile: int = 0
+) -> ServedGenerator:
+    """What is exported of an upscaler: uint8 [N, h, w, C] in, uint8 [N, scale·h, scale·w, C] out.
+
+    Args:
+        network: float32 [N, C, h, w] in [0, 1] -> [N, C, scale·h, scale·w] in [0, 1].
+        scale: output px per input px.
+        channels: of both.
+        multiple_of: sides that the network takes, in px.
+        tile: side of a tile in px; 0 = as fits the halo.
+    """
+    halo = halo_px(network, scale, channels=channels, multiple_of=multiple_of)
+    if halo is None:
+        source = ImageInput(channels=channels, multiple_of=multiple_of)
+    else:
+        source = ImageInput(
+            channels=channels,
+            multiple_of=multiple_of,
+            max_side_px=LARGEST_SIDE_PX,
+            tile_px=tile or tile_px(halo, multiple_of),
+            halo_px=halo,
+        )
+    return ServedGenerator(network, [source], call=_enlarged, scale=scale)
+
+
+def _enlarged(network: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+    (source,) = tensors.values()
+    images: Tensor = network(source.permute(0, 3, 1, 2).float() / 255)
+    return images * 2 - 1
+
+
+def tile_px(halo: int, multiple_of: int = 1) -> int:
+    """A side of tiles, in px, for which a halo is no more than a sixth of it where that fits."""
+    least, most = TILES_PX
+    step = TILE_STEP_PX * multiple_of
+    wanted = -(-HALOS_PER_TILE * halo // step) * step
+    return max(min(wanted, most), -(-least // step) * step)
+
+
+@torch.no_grad()
+def halo_px(
+    network: nn.Module, scale: int, *, channels: int = 3, multiple_of: int = 1
+) -> int | None:
+    """How far from a tile's edge its pixels are those of the whole picture, in input px.
+
+    The smallest multiple of ``multiple_of`` for which, on noise, none differs by more than a
+    quarter of a level; at most the receptive field's radius. None where there is none up to 128,
+    as of a network that looks at the whole picture.
+    """
+    device = next((one.device for one in network.parameters()), torch.device("cpu"))
+    step, reach = multiple_of, 8
+    was_training = network.training
+    network.eval()
+    try:
+        while reach <= FURTHEST_PX:
+            noise = _noise(2 * reach, step, channels).to(device)
+            whole = _centre(network(noise), scale, step)
+            low, high = 0, -(-reach // step)
+            if _suffices(network, noise, whole, scale, high * step, step):
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    fits = _suffices(network, noise, whole, scale, middle * step, step)
+                    low, high = (low, middle) if fits else (middle, high)
+                return high * step
+            reach *= 2
+    finally:
+        network.train(was_training)
+    return None
+
+
+def _noise(radius: int, step: int, channels: int) -> Tensor:
+    side = 2 * -(-radius // step) * step + step
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(PROBES, channels, side, side, generator=generator)
+
+
+def _suffices(
+    network: nn.Module, noise: Tensor, whole: Tensor, scale: int, radius: int, step: int
+) -> bool:
+    away = (noise.shape[-1] - step) // 2 - radius
+    inner = slice(away, noise.shape[-1] - away)
+    tile = _centre(network(noise[..., inner, inner]), scale, step)
+    return (tile - whole).abs().max().item() <= TOLERANCE
+
+
+def _centre(images: Tensor, scale: int, step: int) -> Tensor:
+    """What becomes of the ``step`` × ``step`` px in the middle, clamped as it is served."""
+    side, kept = images.shape[-1], scale * step
+    middle = slice((side - kept) // 2, (side + kept) // 2)
+    return images[..., middle, middle].clamp(0, 1)
