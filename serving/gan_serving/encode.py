@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .schema import Format
 
-__all__ = ["encode", "files", "png"]
+__all__ = ["PngWriter", "encode", "files", "png"]
 
 INLINE_BYTES = 1 << 16
 """So few pixels are a PNG in a tenth of a millisecond, sooner than a thread takes over."""
@@ -64,26 +64,62 @@ def encode(pixels: NDArray[Any], output_format: Format = "png", quality: int = 1
             return _saved(to_pil(pixels), "WEBP", **options)
 
 
-def png(pixels: NDArray[Any]) -> bytes:
-    """One uint8 [H, W, C] array as a PNG, lossless; quick rather than small.
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """One uint8 [H, W, C] array as a PNG, lossless; quick rather than small."""
+    height, width, channels = pixels.shape
+    writer = PngWriter(width, height, channels)
+    data = isal_zlib.compress(writer.filtered(pixels), PNG_LEVEL)
+    return b"".join((writer.head(), _chunk(b"IDAT", data), PNG_END))
+
+
+class PngWriter:
+    """A PNG whose rows come in parts, from top to bottom.
 
     Every row is written as its difference from the one above, and deflated by ISA-L: a tenth
     of the time that Pillow takes at its quickest, at about the same size.
+
+    Args:
+        width, height: of the whole, in px.
+        channels: 1 grey, 3 RGB, 4 RGBA.
     """
-    height, width, channels = pixels.shape
-    rows = np.empty((height, 1 + width * channels), np.uint8)
-    rows[:, 0] = PNG_UP
-    flat = pixels.reshape(height, -1)
-    rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, PNG_COLOURS[channels], 0, 0, 0)
-    data = isal_zlib.compress(rows, PNG_LEVEL)
-    return PNG_MAGIC + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+    def __init__(self, width: int, height: int, channels: int) -> None:
+        self._size = width, height
+        self._channels = channels
+        self._above = np.zeros(width * channels, np.uint8)
+        self._deflate = isal_zlib.compressobj(PNG_LEVEL)
+
+    def head(self) -> bytes:
+        """What comes before the rows."""
+        colour = PNG_COLOURS[self._channels]
+        return PNG_MAGIC + _chunk(b"IHDR", struct.pack(">IIBBBBB", *self._size, 8, colour, 0, 0, 0))
+
+    def rows(self, pixels: NDArray[np.uint8]) -> bytes:
+        """The next rows, uint8 [h, W, C]; what they fill up of the file."""
+        data = self._deflate.compress(self.filtered(pixels))
+        return _chunk(b"IDAT", data) if data else b""
+
+    def end(self) -> bytes:
+        """What comes after the rows."""
+        return _chunk(b"IDAT", self._deflate.flush()) + PNG_END
+
+    def filtered(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Rows as they are deflated, the filter's number before each."""
+        flat = pixels.reshape(len(pixels), -1)
+        rows = np.empty((len(flat), 1 + flat.shape[1]), np.uint8)
+        rows[:, 0] = PNG_UP
+        np.subtract(flat[0], self._above, out=rows[0, 1:])
+        np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+        self._above = flat[-1]
+        return rows
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+PNG_END = _chunk(b"IEND", b"")
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

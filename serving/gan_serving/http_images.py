@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Encoded",
     "answer",
+    "chained",
     "document",
     "encoded_files",
     "read_request",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
+T = TypeVar("T")
 Encoded = Callable[[str, int, float], None]
 """Told of files that were made: format, how many, seconds."""
 TIMEOUT_HEADERS = ("x-timeout-s", "x-stainless-read-timeout")
@@ -106,7 +108,7 @@ async def answer(
         )
         # the first event before the status: what is refused has an error's status
         first = await anext(events)
-        return StreamingResponse(_chained(first, events), media_type="text/event-stream")
+        return StreamingResponse(chained(first, events), media_type="text/event-stream")
     as_file = wants_file(request, body, single=service.count(body) == 1)
     async with admitted:
         generation = await service.generate(body, timeout_s, caller)
@@ -227,8 +229,9 @@ async def _events(
         yield f"event: error\ndata: {json.dumps(problem(shown(error, request_id), request_id))}\n\n"
 
 
-async def _chained(first: str, others: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    async with aclosing(others):  # a client may go between two events
+async def chained(first: T, others: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """A generator that was begun to see whether it fails, whole again."""
+    async with aclosing(others):
         yield first
-        async for event in others:
-            yield event
+        async for one in others:
+            yield one

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from gan_core.errors import BadRequest, InvalidRequest, NotSupported
 
+from .encode import PngWriter
 from .http_forms import FORM, arriving, read_form
-from .http_images import sent, timeout_of, wants_file
+from .http_images import chained, sent, timeout_of, wants_file
 from .http_layers import unless_gone
 from .room import PICTURES_AT_ONCE, Room
 from .schema import GenerationResponse, UpscaleBody, UpscaleRequest, explained
 from .service import card_of
-from .upscaling import abilities, upscale
+from .upscaling import MAX_OUTPUT_PIXELS, MAX_STREAMED_PIXELS, abilities, enlarge
 
 if TYPE_CHECKING:
     from .gatekeeper import Gatekeeper
     from .http_images import Encoded
     from .keys import Caller
     from .service import ImageService
+    from .upscaling import Enlarged
 
 __all__ = ["ROUTES", "add_upscaling"]
 
 UPSCALE = "/v1/images/upscale"
 VARIATIONS = "/v1/images/variations"
 EDITS = "/v1/images/edits"
+WHOLE_PIXELS = 1 << 22
+"""A PNG of so many is sent whole, with its length; a larger one while it is made."""
 ROUTES = (UPSCALE, VARIATIONS, EDITS)
 """Those whose bodies hold pictures."""
 
@@ -69,11 +76,18 @@ def add_upscaling(
             request.scope["ganforge.model"] = body.model
             gatekeeper.check_model(caller, body.model)
             as_file = wants_file(request, body, single=True)
+            streams = as_file and body.output_format == "png"
 
             async def work() -> Response:
-                async with gatekeeper.admitted(caller, 1):
-                    made = await upscale(service, body, picture, timeout_s, caller.name)
-                    return await sent(made, body, encoded, as_file=as_file)
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(gatekeeper.admitted(caller, 1))
+                    most = MAX_STREAMED_PIXELS if streams else MAX_OUTPUT_PIXELS
+                    made = await enlarge(
+                        service, body, picture, timeout_s, caller.name, max_pixels=most
+                    )
+                    if streams and made.width * made.height > WHOLE_PIXELS:
+                        return await _streamed(made, stack.pop_all())
+                    return await sent(await made.whole(), body, encoded, as_file=as_file)
 
             return await unless_gone(request, work())
 
@@ -99,6 +113,26 @@ def add_upscaling(
     async def edit_image(request: Request) -> Response:
         """Edits of a picture: no model makes them, and the problem says what this one does."""
         return await refuse(request, "edits of a picture")
+
+
+async def _streamed(made: Enlarged, admission: AsyncExitStack) -> Response:
+    """A PNG that is sent while it is made; who asked has its place until then."""
+    pieces = _pieces(made, admission)
+    head = await anext(pieces)  # from here on the place is left whatever happens
+    return StreamingResponse(
+        chained(head, pieces),
+        media_type="image/png",
+        headers={"X-Model": made.model, "X-Model-Version": str(made.version)},
+    )
+
+
+async def _pieces(made: Enlarged, admission: AsyncExitStack) -> AsyncGenerator[bytes, None]:
+    async with admission, aclosing(made.rows):
+        file = PngWriter(made.width, made.height, made.channels)
+        yield file.head()
+        async for rows in made.rows:
+            yield await asyncio.to_thread(file.rows, rows)
+        yield file.end()
 
 
 def _size(request: Request, most: int) -> int:

@@ -16,7 +16,7 @@ from .published import Published, Release
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-__all__ = ["MAX_QUEUE_SIZE", "config_text", "described"]
+__all__ = ["INSTANCES", "MAX_QUEUE_SIZE", "config_text", "described"]
 
 INSTANCES = 2
 """While one runs a batch the next is made: a lone one waits for the gateway after each batch."""

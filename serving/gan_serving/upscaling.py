@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,24 +17,63 @@ from gan_core.errors import InternalError, InvalidRequest, NotSupported
 from gan_core.latents import random_seed
 
 from .decode import check_pixels, decoded, with_channels
+from .in_order import in_order
 from .service import ANYBODY, Generation, card_of, late_answer
+from .tiles import Tiling
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
     from numpy.typing import NDArray
 
     from gan_core.card import ModelCard
 
+    from .engine import Inference
+    from .published import Published
     from .schema import UpscaleRequest
     from .service import ImageService
+    from .tiles import Band
 
-__all__ = ["MAX_IMAGE_BYTES", "abilities", "upscale"]
+__all__ = ["MAX_IMAGE_BYTES", "Enlarged", "abilities", "enlarge", "upscale"]
 
 MAX_IMAGE_BYTES = 32 << 20
 """Of a picture's file."""
 MAX_OUTPUT_PIXELS = 1 << 26
 """Of what is made of it: 200 MB of RGB."""
+MAX_STREAMED_PIXELS = 1 << 30
+"""Of what is made of it, where nobody needs it whole."""
+TILES_AT_ONCE = 32
+"""Of a picture, in a band of it."""
+BANDS_AT_ONCE = 2
 LARGEST_SIDES_PX = {"webp": 16_383, "jpeg": 65_500}
 """That a file of the format can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarged:
+    """A picture that a model is making larger, from top to bottom."""
+
+    model: str
+    version: int
+    width: int
+    height: int
+    channels: int
+    rows: AsyncGenerator[NDArray[np.uint8], None]
+    """[h, W, C]: as soon as they are there, and a few ahead of who takes them."""
+    started: float
+    """In seconds of ``time.monotonic``."""
+
+    async def whole(self) -> Generation:
+        """All of it."""
+        async with aclosing(self.rows):
+            parts = [rows async for rows in self.rows]
+        return Generation(
+            model=self.model,
+            version=self.version,
+            images=(parts[0] if len(parts) == 1 else np.concatenate(parts))[None],
+            seeds=(None,),
+            compute_ms=(time.monotonic() - self.started) * 1000,
+        )
 
 
 async def upscale(
@@ -42,43 +84,125 @@ async def upscale(
     caller: str = ANYBODY,
     seed: int | None = None,
 ) -> Generation:
-    """What a model makes of a picture, in one inference: a file, or pixels uint8 [H, W, C].
-
-    Sides that aren't multiples of what the model takes are continued by their last pixels, and
-    what comes of those is cut off. Pictures of one ``seed`` have the same share in a canary.
+    """What a model makes of a picture, whole.
 
     Raises:
         ServiceError: the request can't be fulfilled; the subclass says why.
     """
-    started, limit_s = time.monotonic(), min(timeout_s or service.timeout_s, service.timeout_s)
+    made = await enlarge(
+        service, request, picture, timeout_s, caller, seed, max_pixels=MAX_OUTPUT_PIXELS
+    )
+    return await made.whole()
+
+
+async def enlarge(
+    service: ImageService,
+    request: UpscaleRequest,
+    picture: bytes | NDArray[np.uint8],
+    timeout_s: float | None = None,
+    caller: str = ANYBODY,
+    seed: int | None = None,
+    max_pixels: int = MAX_STREAMED_PIXELS,
+) -> Enlarged:
+    """A picture, a file or pixels uint8 [H, W, C], larger; its first rows are there already.
+
+    A model with tiles gets all pictures in tiles of its one size; what a picture has beyond its
+    edges are its last pixels. Where the caller has no ``timeout_s``, each band of it has the
+    service's. Pictures of one ``seed`` have the same share in a canary.
+
+    Raises:
+        ServiceError: the request can't be fulfilled; the subclass says why. ``rows`` may too.
+    """
+    limit_s = min(timeout_s or service.timeout_s, service.timeout_s)
+    started = time.monotonic()
+    deadline = None if timeout_s is None else started + limit_s
     try:
         async with asyncio.timeout(limit_s):
             published = await service.engine.published(request.model)
             card = card_of(published, request.version)
             source = _source(card)
-            pixels = await _pixels(picture, card, source)
-            padded = _padded(pixels, source.multiple_of)
-            _check_sides(padded, card, source, request)
-            left_s = started + limit_s - time.monotonic()
-            answers = service.infer(
-                published,
-                {source.name: padded[None]},
-                left_s,
-                request.version,
-                caller,
-                random_seed() if seed is None else seed,
-            )
-            async with aclosing(answers):
-                answer = await anext(answers)
+            pixels = await _pixels(picture, card, source, max_pixels)
+            _check_sides(pixels, card, source, request)
+            shared = random_seed() if seed is None else seed
+            job = _Job(service, published, source, pixels, card, deadline, caller, shared)
+            parts = job.parts(request.version)
+            version, first = await anext(parts)
     except TimeoutError as error:
         raise late_answer(request.model, limit_s) from error
-    return Generation(
-        model=request.model,
-        version=answer.version,
-        images=_cropped(answer.image, pixels, padded, card),
-        seeds=(None,),
-        compute_ms=(time.monotonic() - started) * 1000,
-    )
+    height, width, _ = pixels.shape
+    scale, channels = card.output.scale, first.shape[2]
+    rows = _rows(first, parts)
+    return Enlarged(request.model, version, scale * width, scale * height, channels, rows, started)
+
+
+async def _rows(
+    first: NDArray[np.uint8], parts: AsyncGenerator[tuple[int, NDArray[np.uint8]], None]
+) -> AsyncGenerator[NDArray[np.uint8], None]:
+    async with aclosing(parts):
+        yield first
+        async for _, rows in parts:
+            yield rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One picture on its way through a model."""
+
+    service: ImageService
+    published: Published
+    source: ImageInput
+    pixels: NDArray[np.uint8]
+    card: ModelCard
+    deadline: float | None
+    caller: str
+    seed: int
+
+    async def parts(
+        self, version: int | None
+    ) -> AsyncGenerator[tuple[int, NDArray[np.uint8]], None]:
+        """Rows of the result, and the version that made them: one for all."""
+        if self.source.tile_px is None:
+            yield await self._whole(version)
+            return
+        height, width, _ = self.pixels.shape
+        halo, scale = self.source.halo_px, self.card.output.scale
+        bands = Tiling(height, width, self.source.tile_px, halo, scale).bands(TILES_AT_ONCE)
+        version, first = await self._band(next(bands), version)
+        yield version, first
+        others = in_order(_each(bands), partial(self._band, version=version), BANDS_AT_ONCE)
+        async with aclosing(others):
+            async for part in others:
+                yield part
+
+    async def _band(self, band: Band, version: int | None) -> tuple[int, NDArray[np.uint8]]:
+        tiles = await asyncio.to_thread(band.cut, self.pixels)
+        image = band.empty(self.card.output.channels, tiles.dtype)
+        done = 0
+        async with aclosing(self._infer(tiles, version)) as answers:
+            async for answer in answers:
+                await asyncio.to_thread(band.place, answer.image, done, image)
+                done += len(answer.image)
+        return answer.version, image
+
+    async def _whole(self, version: int | None) -> tuple[int, NDArray[np.uint8]]:
+        padded = _padded(self.pixels, self.source.multiple_of)
+        async with aclosing(self._infer(padded[None], version)) as answers:
+            answer = await anext(answers)
+        return answer.version, _cropped(answer.image, self.pixels, padded, self.card)[0]
+
+    def _infer(
+        self, images: NDArray[np.uint8], version: int | None
+    ) -> AsyncGenerator[Inference, None]:
+        left_s = self.service.timeout_s
+        if self.deadline is not None:
+            left_s = max(self.deadline - time.monotonic(), 0.0)
+        inputs = {self.source.name: images}
+        return self.service.infer(self.published, inputs, left_s, version, self.caller, self.seed)
+
+
+async def _each(bands: Iterable[Band]) -> AsyncIterator[Band]:
+    for band in bands:
+        yield band
 
 
 def abilities(card: ModelCard) -> str:
@@ -99,10 +223,10 @@ def _source(card: ModelCard) -> ImageInput:
 
 
 async def _pixels(
-    picture: bytes | NDArray[np.uint8], card: ModelCard, source: ImageInput
+    picture: bytes | NDArray[np.uint8], card: ModelCard, source: ImageInput, max_pixels: int
 ) -> NDArray[np.uint8]:
     """uint8 [H, W, C] with the model's channels, and of no more pixels than it takes."""
-    limit = min(source.max_side_px**2, MAX_OUTPUT_PIXELS // card.output.scale**2)
+    limit = min(source.max_side_px**2, max_pixels // card.output.scale**2)
     if isinstance(picture, bytes):
         return await decoded(picture, source.channels, limit)
     height, width, _ = picture.shape
@@ -111,13 +235,16 @@ async def _pixels(
 
 
 def _check_sides(
-    padded: NDArray[np.uint8], card: ModelCard, source: ImageInput, request: UpscaleRequest
+    pixels: NDArray[np.uint8], card: ModelCard, source: ImageInput, request: UpscaleRequest
 ) -> None:
-    height, width, _ = padded.shape
-    if min(height, width) < source.min_side_px or max(height, width) > source.max_side_px:
+    height, width = (
+        -(-side // source.multiple_of) * source.multiple_of for side in pixels.shape[:2]
+    )
+    least = 1 if source.tile_px else source.min_side_px  # a tile goes on beyond the edges
+    if min(height, width) < least or max(height, width) > source.max_side_px:
         raise InvalidRequest(
             f"image: it is {width} × {height} px; {card.model!r} takes sides of "
-            f"{source.min_side_px} to {source.max_side_px} px",
+            f"{least} to {source.max_side_px} px",
             param="image",
         )
     side = card.output.scale * max(height, width)

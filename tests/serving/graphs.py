@@ -33,6 +33,7 @@ __all__ = [
     "DOUBLED_OUTPUT",
     "HEIGHT",
     "LABELLED_INPUTS",
+    "SOFTENED_INPUTS",
     "WATERMARK_INPUTS",
     "WATERMARK_OUTPUT",
     "WIDTH",
@@ -43,6 +44,8 @@ __all__ = [
     "doubling",
     "fragile",
     "slow",
+    "softened",
+    "softening",
     "watermark",
     "watermarked",
     "write_export",
@@ -58,6 +61,9 @@ LABELLED_INPUTS: tuple[Input, ...] = (LATENT, LABEL)
 WATERMARK_OUTPUT = ImageOutput(height=HEIGHT, width=WIDTH, channels=3)
 DOUBLED_INPUTS: tuple[Input, ...] = (ImageInput(multiple_of=4, min_side_px=2, max_side_px=512),)
 DOUBLED_OUTPUT = ImageOutput(channels=3, scale=2)
+SOFTENED_INPUTS: tuple[Input, ...] = (
+    ImageInput(min_side_px=8, max_side_px=16_384, tile_px=40, halo_px=2),
+)
 NODE = helper.make_node
 
 
@@ -193,6 +199,48 @@ def doubling() -> onnx.ModelProto:
         for name in ("source", "image")
     )
     return _model(nodes, [source], image, [scales])
+
+
+def softening() -> onnx.ModelProto:
+    """A picture twice as large, each pixel the mean of 5 × 5; beyond its edges it is black."""
+    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    nodes = [
+        NODE("Cast", ["source"], ["levels"], to=TensorProto.FLOAT),
+        NODE("Transpose", ["levels"], ["planes"], perm=[0, 3, 1, 2]),
+        NODE(
+            "AveragePool",
+            ["planes"],
+            ["means"],
+            kernel_shape=[5, 5],
+            pads=[2, 2, 2, 2],
+            count_include_pad=1,
+        ),
+        NODE(
+            "Resize",
+            ["means", "", "scales"],
+            ["larger"],
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+        NODE("Round", ["larger"], ["rounded"]),
+        NODE("Transpose", ["rounded"], ["pixels"], perm=[0, 2, 3, 1]),
+        NODE("Cast", ["pixels"], ["image"], to=TensorProto.UINT8),
+    ]
+    source, image = (
+        helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", f"{name}_h", f"{name}_w", 3])
+        for name in ("source", "image")
+    )
+    return _model(nodes, [source], image, [scales])
+
+
+def softened(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What ``softening`` gives for a picture [H, W, 3] that goes on with its last pixels."""
+    height, width, _ = picture.shape
+    continued = np.pad(picture.astype(np.float64), [(2, 2), (2, 2), (0, 0)], mode="edge")
+    near = sum(continued[y : y + height, x : x + width] for y in range(5) for x in range(5))
+    means: NDArray[np.uint8] = np.round(np.asarray(near) / 25).astype(np.uint8)
+    return doubled(means)
 
 
 def doubled(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

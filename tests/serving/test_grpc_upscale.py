@@ -22,8 +22,9 @@ from gan_serving.grpc_api import upscale as module
 from gan_serving.grpc_api.chunks import Assembly
 from gan_serving.grpc_api.frames import PIECE_BYTES, frames_of, pieces
 from gan_serving.grpc_api.image_service_pb2 import OutputFormat, UpscaleChunk
-from gan_serving.grpc_api.upscale import AT_ONCE, in_order
+from gan_serving.grpc_api.upscale import AT_ONCE
 from gan_serving.grpc_gateway import MAX_MESSAGE_BYTES, SERVICE
+from gan_serving.in_order import in_order
 from gan_serving.keys import Caller, Keyring, add_key
 from gan_serving.ort_engine import OrtEngine
 from gan_serving.room import PICTURES_AT_ONCE, Room

@@ -23,11 +23,22 @@ from gan_core.errors import (
     ServiceError,
 )
 from gan_serving.ort_engine import OrtEngine
+from gan_serving.repository import publish
 from gan_serving.schema import UpscaleRequest, validated
 from gan_serving.service import Generation, ImageService
 from gan_serving.upscaling import upscale
 from tests.serving.fake_engine import FakeEngine
-from tests.serving.graphs import DOUBLED_INPUTS, DOUBLED_OUTPUT, card_of, doubled, doubling
+from tests.serving.graphs import (
+    DOUBLED_INPUTS,
+    DOUBLED_OUTPUT,
+    SOFTENED_INPUTS,
+    card_of,
+    doubled,
+    doubling,
+    softened,
+    softening,
+    write_export,
+)
 from tests.serving.pictures import PIXELS, saved
 
 if TYPE_CHECKING:
@@ -172,3 +183,58 @@ def test_a_large_picture_takes_the_places_of_many() -> None:
         return seen
 
     assert asyncio.run(ask()) == (64, 1)
+
+
+@pytest.fixture
+def softens(tmp_path: Path) -> OrtEngine:
+    """Serves a graph whose pixels depend on their neighbours, in tiles of 40 px."""
+    graph = write_export(tmp_path / "run", "doubling", softening(), SOFTENED_INPUTS, DOUBLED_OUTPUT)
+    publish(graph, tmp_path / "repository")
+    return OrtEngine(tmp_path / "repository")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (36, 36), (37, 35), (300, 500)])
+def test_a_picture_of_any_size_is_put_together_from_tiles_of_one(
+    softens: OrtEngine, size: tuple[int, int]
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found = made(softens, picture)
+    assert np.abs(found.images[0].astype(int) - softened(picture)).max() <= 1
+    assert found.images.dtype == np.uint8
+
+
+def test_tiles_of_pictures_of_all_sizes_share_batches(softens: OrtEngine) -> None:
+    sizes = [(30 + 3 * i, 70 - 5 * i) for i in range(8)]
+    pictures = [np.full((*size, 3), i, np.uint8) for i, size in enumerate(sizes)]
+    request = validated(UpscaleRequest, {"model": "doubling"})
+
+    async def ask() -> tuple[list[Generation], int]:
+        service = ImageService(softens)
+        found = await asyncio.gather(*(upscale(service, request, one) for one in pictures))
+        (counted,) = await softens.executions(1)
+        await softens.close()
+        return found, counted.images - counted.runs
+
+    found, saved_runs = asyncio.run(ask())
+    for i, (size, one) in enumerate(zip(sizes, found, strict=True)):
+        assert one.images.shape == (1, 2 * size[0], 2 * size[1], 3)
+        assert (one.images == i).all(), "a tile of somebody else's"
+    assert saved_runs > 0
+
+
+def test_who_says_how_long_it_waits_is_told_in_time(softens: OrtEngine) -> None:
+    picture = np.zeros((3000, 3000, 3), np.uint8)
+    with pytest.raises(DeadlineExceeded):
+        made(softens, picture, timeout_s=0.2)
+
+
+def test_a_large_picture_takes_its_time_where_nobody_said() -> None:
+    (source,) = SOFTENED_INPUTS
+    assert isinstance(source, ImageInput)
+    engine = fake(source.model_copy(update={"halo_px": 0}))
+    engine.delay_s = 0.1
+    picture = np.zeros((800, 400, 3), np.uint8)  # 7 bands
+    request = validated(UpscaleRequest, {"model": "doubling"})
+    found = asyncio.run(upscale(ImageService(engine, timeout_s=0.3), request, picture))
+    assert found.images.shape == (1, 1600, 800, 3)
+    assert found.compute_ms > 300

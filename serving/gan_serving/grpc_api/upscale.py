@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gan_core.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from gan_core.latents import random_seed
+from gan_serving.in_order import in_order
 from gan_serving.room import PICTURES_AT_ONCE, Room
 from gan_serving.upscaling import upscale
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .image_service_pb2 import UpscaleChunk
     from .made import Encoded
 
-__all__ = ["AT_ONCE", "Upscaling", "in_order"]
+__all__ = ["AT_ONCE", "Upscaling"]
 
 AT_ONCE = 4
 """Frames of one stream from their first byte in to their last byte out."""
@@ -43,7 +44,6 @@ IDLE_S = 60.0
 """Longest that a client may neither send nor read."""
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Upscaling:
@@ -106,41 +106,6 @@ class Upscaling:
                             async with _patience("no answer was read"):
                                 await context.write(piece)
                         share.give(len(data))
-
-
-async def in_order(
-    given: AsyncIterator[T], work: Callable[[T], Coroutine[Any, Any, U]], at_once: int
-) -> AsyncGenerator[U, None]:
-    """What ``work`` makes of each, in their order.
-
-    The next is read once fewer than ``at_once`` are worked on or wait to be taken.
-    """
-    places = asyncio.Semaphore(at_once)
-    due: asyncio.Queue[asyncio.Task[U] | None] = asyncio.Queue()
-    tasks: set[asyncio.Task[U]] = set()
-
-    async def read() -> None:
-        try:
-            await places.acquire()
-            async for one in given:
-                task = asyncio.create_task(work(one))
-                tasks.add(task)
-                due.put_nowait(task)
-                await places.acquire()
-        finally:
-            due.put_nowait(None)
-
-    reader = asyncio.create_task(read())
-    try:
-        while (task := await due.get()) is not None:
-            yield await task
-            tasks.discard(task)
-            places.release()
-        await reader  # fails if reading did
-    finally:
-        for left in (reader, *tasks):
-            left.cancel()
-        await asyncio.gather(reader, *tasks, return_exceptions=True)
 
 
 async def _numbered(pictures: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
