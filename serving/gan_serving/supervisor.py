@@ -129,7 +129,7 @@ class Supervisor:
             await self._heal(model, Unavailable("a backend process has died"))
         try:
             problems = await self._readiness.check(self._mended_at)
-        except ServiceError as error:
+        except (DeadlineExceeded, Unavailable) as error:  # any other is an answer
             await self._bear_silence(error)
             return
         self._silent_rounds = 0

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gan_core.errors import ModelNotFound, ServiceError, Unavailable
+from gan_core.errors import InternalError, ModelNotFound, ServiceError, Unavailable
 from gan_core.latents import draw
 from gan_serving import readiness as readiness_module
 from gan_serving import supervisor as supervisor_module
@@ -208,6 +208,58 @@ def test_a_graph_that_cannot_be_loaded_does_not_disturb_the_others(
         assert await engine.models() == ["marked", "other"]  # so /readyz tells of it
 
     supervised(work)
+
+
+def test_an_entry_that_cannot_be_read_does_not_disturb_the_models(
+    supervised: Callable[[Work], Any], own: Path, tmp_path: Path
+) -> None:
+    (own / "notes").symlink_to("/nowhere")
+    (own / "loop").symlink_to("loop")
+    other = write_export(tmp_path / "2", "other")
+
+    async def work(triton: LocalTriton, engine: TritonEngine) -> None:
+        pid = triton.pid
+        publish(other, own)
+
+        async def picked_up() -> bool:
+            return await shade(engine, "other") == 70
+
+        assert await comes(picked_up)
+        await asyncio.sleep(0.5)  # five rounds
+        assert await engine.models() == ["marked", "other"]
+        assert triton.pid == pid
+
+    supervised(work)
+
+
+def test_an_error_that_triton_answers_is_no_silence(own: Path, tmp_path: Path) -> None:
+    asked = 0
+
+    class Complaining(TritonEngine):
+        async def models(self) -> list[str]:
+            nonlocal asked
+            asked += 1
+            raise InternalError("the engine failed")
+
+    async def watch() -> None:
+        triton = LocalTriton(own, home=home(), log=tmp_path / "log" / "triton.log")
+        engine = Complaining("")
+        supervisor = Supervisor(triton, engine, own, Readiness(ImageService(engine)))
+        try:
+            await supervisor.start()
+            watching = asyncio.create_task(supervisor.run())
+
+            async def rounds() -> bool:
+                return asked > 2 * supervisor_module.SILENT_ROUNDS_BEFORE_RESTART
+
+            assert await comes(rounds)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            assert not supervisor.restarted
+        finally:
+            await supervisor.stop()
+
+    asyncio.run(watch())
 
 
 def test_a_graph_that_triton_refuses_is_tried_again_with_pauses(own: Path, tmp_path: Path) -> None:
