@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from gan_core.errors import (
     ConfigError,
     IdempotencyConflict,
@@ -92,7 +94,11 @@ class JobStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+            # the change to WAL fails, whatever the timeout, while another process makes it
+            with (
+                FileLock(f"{path}.lock"),
+                closing(sqlite3.connect(path, timeout=BUSY_S)) as database,
+            ):
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(TABLE)
         except (OSError, sqlite3.Error) as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,39 @@ def test_a_job_goes_from_its_caller_to_a_worker_and_back(store: JobStore) -> Non
     store.finish(job.id, result="{}")
     assert (store.get(job.id, "ours").status, store.result(job.id, "ours")) == ("succeeded", "{}")
     assert store.claim() is None
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from gan_serving.jobs import JobStore
+for line in sys.stdin:
+    JobStore(Path(line.strip()))
+    print("opened", flush=True)
+"""
+
+
+def test_processes_may_open_a_fresh_file_at_the_same_time(tmp_path: Path) -> None:
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
+        )
+        for _ in range(4)
+    ]
+    try:
+        for i in range(-1, 20):  # at the first they are still being started
+            for one in openers:
+                assert one.stdin is not None
+                one.stdin.write(f"{tmp_path / str(i)}\n")
+            assert [one.stdout and one.stdout.readline() for one in openers] == ["opened\n"] * 4
+    finally:
+        for one in openers:
+            one.communicate()
 
 
 def test_jobs_are_begun_in_the_order_they_came(store: JobStore, clock: Clock) -> None:
