@@ -290,8 +290,12 @@ async def readiness_response(readiness: Readiness) -> Response:
     except ServiceError as error:
         models, ready = {"engine": error.message}, False
     else:
-        models = {name: error.message if error else "ready" for name, error in problems.items()}
-        ready = bool(models) and not any(problems.values())
+        remarks = readiness.remarks()
+        ready = bool(problems) and not any(problems.values())
+        models = dict(remarks)
+        for name, problem in problems.items():
+            well = f"ready; {remarks[name]}" if name in remarks else "ready"
+            models[name] = problem.message if problem else well
     body = {"ready": ready, "models": models}
     if not models:
         body["detail"] = "no model is published"

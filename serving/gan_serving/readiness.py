@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from gan_core.errors import ServiceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from .service import ImageService
 
 __all__ = ["Readiness"]
@@ -18,10 +20,18 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class Readiness:
-    """Runs a real inference per model, at most one round a second however many probes come."""
+    """Runs a real inference per model, at most one round a second however many probes come.
 
-    def __init__(self, service: ImageService) -> None:
+    Args:
+        service: whose models are asked.
+        remarks: what else there is to say, by model.
+    """
+
+    def __init__(
+        self, service: ImageService, remarks: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         self._service = service
+        self.remarks = remarks
         self._lock = asyncio.Lock()
         self._began_at = self._checked_at = float("-inf")
         self._problems: dict[str, ServiceError | None] = {}

@@ -49,7 +49,9 @@ __all__ = [
     "not_found",
     "publish",
     "read",
+    "unloaded_names",
     "versions_in",
+    "way_back",
     "with_release",
 ]
 
@@ -68,6 +70,17 @@ def model_names(repository: Path) -> list[str]:
     return sorted(filter(is_name, found))
 
 
+def unloaded_names(repository: Path) -> list[str]:
+    """Names of the models that are published and serve no more, sorted."""
+    found = {path.parent.name for path in repository.glob(f"*/{UNLOADED}")}
+    return sorted(filter(is_name, found - set(model_names(repository))))
+
+
+def way_back(model: str) -> str:
+    """How a model comes back that was unloaded."""
+    return f"POST /admin/models/{model}:load, or a new publication, brings it back"
+
+
 def read(repository: Path, model: str) -> Published:
     """A published model.
 
@@ -82,7 +95,9 @@ def read(repository: Path, model: str) -> Published:
 
 
 def not_found(repository: Path, model: str) -> ModelNotFound:
-    """The error for a model that isn't there; it names those that are."""
+    """The error for a model that isn't there: it was unloaded, or others are."""
+    if model in unloaded_names(repository):
+        return ModelNotFound(f"model {model!r} is unloaded: {way_back(model)}", param="model")
     names = ", ".join(model_names(repository)) or "none"
     return ModelNotFound(f"no model is called {model!r}; published: {names}", param="model")
 

@@ -9,6 +9,7 @@ import os
 import signal
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,15 @@ from .operations import Operator
 from .options import Doors, Listening, Options
 from .ort_engine import OrtEngine
 from .readiness import Readiness
-from .repository import model_names
+from .remarks import Remarks
+from .repository import model_names, not_found
 from .service import ImageService
 from .sockets import bracketed, listen, reserved, url_of
 from .supervisor import Supervisor
 from .telemetry import Telemetry
 from .tls import Certificates
 from .tracing import exporting, traces_url
-from .triton_engine import TritonEngine
+from .triton_engine import TritonEngine, no_model
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -104,7 +106,8 @@ async def answer(
         timeout_s=options.timeout_s,
         max_waiting=options.max_waiting,
     )
-    readiness, telemetry = Readiness(service), Telemetry(service)
+    readiness = Readiness(service, Remarks(options.repository))
+    telemetry = Telemetry(service)
     supervisor = _supervisor(options, engine, readiness)
     operator = _operator(options, engine, supervisor)
     service.on_run, service.canaries.on_failed = telemetry.ran, operator.end_trial
@@ -265,7 +268,9 @@ async def engine_of(options: Options) -> AsyncIterator[Engine]:
     if options.engine == "ort":
         engine: Engine = OrtEngine(options.repository, max(1, usable_cores() // options.workers))
     else:
-        engine = TritonEngine(options.triton or "", lambda: model_names(options.repository))
+        repository = options.repository
+        unknown = partial(not_found, repository) if repository.is_dir() else no_model
+        engine = TritonEngine(options.triton or "", lambda: model_names(repository), unknown)
     try:
         yield engine
     finally:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .published import Published
     from .triton_tensors import Send
 
-__all__ = ["TritonEngine", "check_address"]
+__all__ = ["TritonEngine", "check_address", "no_model"]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ def check_address(address: str) -> None:
         raise ConfigError(f"{address!r} is not HOST:PORT of a Triton's gRPC endpoint")
 
 
+def no_model(model: str) -> ModelNotFound:
+    """The error for a model that Triton doesn't know."""
+    return ModelNotFound(f"no model is called {model!r}", param="model")
+
+
 class TritonEngine:
     """Serves what a Triton server has loaded.
 
@@ -70,13 +75,20 @@ class TritonEngine:
         address: ``host:port`` of Triton's gRPC endpoint.
         expected: names of models that Triton should serve: while it doesn't know one of them
             it is being loaded, or Triton is starting.
+        not_found: the error for any other that Triton doesn't know.
     """
 
-    def __init__(self, address: str, expected: Callable[[], Collection[str]] = tuple) -> None:
+    def __init__(
+        self,
+        address: str,
+        expected: Callable[[], Collection[str]] = tuple,
+        not_found: Callable[[str], ModelNotFound] = no_model,
+    ) -> None:
         self._address = address
         self._connected: InferenceServerClient | None = None
         self._published: dict[str, tuple[float, Published]] = {}
         self._expected = expected
+        self._not_found = not_found
         self._regions: Regions | None = None
         self._calls: set[asyncio.Task[Inference]] = set()
 
@@ -313,7 +325,7 @@ class TritonEngine:
             raise DeadlineExceeded(f"{model or 'Triton'} gave no answer in time") from error
         unknown = "unknown model" in message or status.endswith("NOT_FOUND")
         if unknown and model not in self._expected():
-            raise ModelNotFound(f"no model is called {model!r}", param="model") from error
+            raise self._not_found(model) from error
         if status.endswith("INVALID_ARGUMENT"):
             log.error("Triton refuses the tensors of %s: %s", model, message)
             raise InvalidRequest(f"{model} can't take these values") from error

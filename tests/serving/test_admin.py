@@ -95,6 +95,11 @@ def test_a_model_is_unloaded_and_loaded(serving: Serving, keys: tuple[str, str])
         assert admin.post("/admin/models/marked:unload").status_code == 204
         gone = httpx.get(f"{serving.url}/v1/models", headers=bearer(keys[1])).json()["data"]
         assert gone == []
+        body = {"model": "marked", "seed": 1}
+        url = f"{serving.url}/v1/images/generations"
+        refused = httpx.post(url, json=body, headers=bearer(keys[1]))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert "'marked' is unloaded: POST /admin/models/marked:load" in refused.json()["detail"]
         assert admin.post("/admin/models/marked:load").json()["version"] == 2
         assert wait_until(lambda: asking(serving, keys[1])(0) == 2, 10)
 

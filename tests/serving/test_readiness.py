@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 from gan_core.errors import InternalError, Unavailable
@@ -58,6 +59,24 @@ def test_the_answer_is_found_anew_after_a_while(monkeypatch: pytest.MonkeyPatch)
         return [*found, (await readiness.check())["marked"] is None]
 
     assert asyncio.run(probe()) == [True, False]
+
+
+def answer_with(remarks: dict[str, str], engine: FakeEngine | None = None) -> tuple[int, object]:
+    readiness = Readiness(ImageService(engine or FakeEngine()), lambda: remarks)
+    answer = asyncio.run(readiness_response(readiness))
+    return answer.status_code, json.loads(bytes(answer.body))["models"]
+
+
+def test_a_remark_stands_beside_ready_and_makes_nothing_unready() -> None:
+    found = answer_with({"marked": "broken on disk", "other": "unloaded"})
+    assert found == (200, {"marked": "ready; broken on disk", "other": "unloaded"})
+
+
+def test_a_remark_hides_no_problem() -> None:
+    engine = FakeEngine()
+    engine.error = Unavailable("its backend is dead")
+    found = answer_with({"marked": "broken on disk"}, engine)
+    assert found == (503, {"marked": "its backend is dead"})
 
 
 def test_about_to_stop_probes_say_no_and_the_supervisor_still_sees_the_truth() -> None:
