@@ -204,9 +204,10 @@ def serve(
 
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # what is started here never forks on
     from .logs import set_up_logs
-    from .options import Listening, Options
+    from .options import Listening, Options, check_origin
     from .server import serve as run_server
     from .sockets import is_loopback
+    from .tracing import check_endpoint
     from .triton_engine import check_address
     from .workers import default_workers
 
@@ -216,6 +217,10 @@ def serve(
         raise ConfigError("--triton goes with --engine triton")
     if triton:
         check_address(triton)
+    if otlp_endpoint is not None:
+        check_endpoint(otlp_endpoint)
+    for origin in cors_origin or ():
+        check_origin(origin)
     options = Options(
         repository=repository,
         engine=chosen.value,

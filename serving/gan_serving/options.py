@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from gan_core.errors import ConfigError
+
 from .tls import Tls
 
-__all__ = ["Doors", "Listening", "Options"]
+__all__ = ["Doors", "Listening", "Options", "check_origin"]
+
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""As browsers write it: with a scheme, and without a path."""
+
+
+def check_origin(origin: str) -> None:
+    """Refuse what no web page comes from.
+
+    Raises:
+        ConfigError: it is no origin.
+    """
+    if not ORIGIN.fullmatch(origin):
+        raise ConfigError(
+            f"{origin!r} is not an origin; accepted are *, and one such as https://example.org or "
+            "http://localhost:3000, without a path"
+        )
 
 
 @dataclass(frozen=True, slots=True)

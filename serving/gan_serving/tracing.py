@@ -6,6 +6,7 @@ Nothing of OpenTelemetry is imported, and a span costs a function call, unless s
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .telemetry import Seen
 
 __all__ = [
+    "check_endpoint",
     "collecting",
     "describe",
     "exporting",
@@ -165,6 +167,19 @@ def traces_url(endpoint: str | None) -> str | None:
     if endpoint is None or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc":
         return None
     return f"{endpoint.rstrip('/')}/v1/traces"
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Refuse what isn't a collector's address.
+
+    Raises:
+        ConfigError: it isn't. What gRPC takes instead, gRPC knows.
+    """
+    url = traces_url(endpoint)
+    if url is not None and not re.match(r"https?://[^/\s]", url):
+        raise ConfigError(
+            f"traces can't go to {endpoint!r}; accepted is a URL such as http://collector:4318"
+        )
 
 
 def _exporter(endpoint: str) -> SpanExporter:

@@ -110,6 +110,14 @@ FAILURES: dict[str, tuple[list[str], str]] = {
         ["serve", "--engine", "ort", "--triton", "x:1", "--repository", "{repository}"],
         "--triton goes with --engine triton",
     ),
+    "collector": (
+        ["serve", "--repository", "{repository}", "--otlp-endpoint", "nonsense"],
+        "traces can't go to 'nonsense'; accepted is a URL such as http://collector:4318",
+    ),
+    "origin": (
+        ["serve", "--repository", "{repository}", "--cors-origin", "example.org"],
+        "'example.org' is not an origin; accepted are *, and one such as https://example.org",
+    ),
 }
 
 
