@@ -82,6 +82,12 @@ class Gatekeeper:
         self._shared_from = self._complained_at = float("-inf")
         self._in_flight: Counter[str] = Counter()
 
+    @property
+    def counts_apart(self) -> bool:
+        """Whether there are rates, and each process counts them for itself."""
+        rated = self._keyring is not None and self._keyring.has_rates
+        return rated and isinstance(self._storage, MemoryStorage)
+
     async def check(self) -> None:
         """Prove that the storage of the rates answers, before a server starts.
 
@@ -230,6 +236,11 @@ def _storage(uri: str) -> Storage:
             f"async+{uri.removeprefix('async+')}", wrap_exceptions=True, **options
         )
     except (ConfigurationError, ValueError) as error:
+        if "'redis'" in str(error):  # the package is missing, or too old
+            raise ConfigError(
+                f"rates in {_without_password(uri)} need redis: pip install 'ganforge[redis]' "
+                f"({error})"
+            ) from error
         raise ConfigError(
             f"can't count rates in {_without_password(uri)}: {_without_password(str(error))}; "
             "accepted are memory:// and, with the package redis, redis://HOST:PORT/DB"

@@ -340,6 +340,11 @@ class Keyring:
         return key.caller
 
     @property
+    def has_rates(self) -> bool:
+        """Whether any key has a rate."""
+        return any(key.rate for key in self._keys.values())
+
+    @property
     def is_due(self) -> bool:
         """Whether it is time to look at the file again."""
         return not 0 <= self._clock() - self._looked_at < LOOK_S  # a clock may go back

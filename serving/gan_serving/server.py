@@ -19,6 +19,7 @@ import uvicorn
 from gan_core.errors import ConfigError
 
 from .admin import create_admin_app
+from .awaiting import awaited
 from .cores import usable_cores
 from .gatekeeper import Gatekeeper
 from .gateway import create_app
@@ -44,6 +45,7 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from .engine import Engine
     from .siblings import Siblings
@@ -74,7 +76,7 @@ async def serve(options: Options, on_start: Callable[[Listening], None]) -> None
         _jobs(options.jobs) as jobs,
     ):
         options = replace(options, jobs=jobs)
-        async with engine_of(options) as engine:
+        async with engine_of(options) as engine, _awaited(options, engine):
             if options.workers == 1:
                 await answer(options, engine, doors, stopping, on_start)
             else:
@@ -147,7 +149,13 @@ async def _share(
     on_start: Callable[[Listening], None],
 ) -> None:
     """Serve from several processes; Triton stays with this one."""
-    await _gatekeeper(options)  # what is wrong with the keys is said once, and before anything runs
+    # what is wrong with the keys is said once, and before anything runs
+    if (await _gatekeeper(options)).counts_apart:
+        log.warning(
+            "each of %d workers counts rates for itself: a caller may get as many times its rate; "
+            "--quota-storage redis://HOST:PORT/DB counts them in common",
+            options.workers,
+        )
     supervisor = _supervisor(options, engine, Readiness(ImageService(engine)))
     async with _supervised(supervisor):
         with contextlib.ExitStack() as ports:
@@ -275,6 +283,13 @@ async def engine_of(options: Options) -> AsyncIterator[Engine]:
         yield engine
     finally:
         await engine.close()
+
+
+def _awaited(options: Options, engine: Engine) -> AbstractAsyncContextManager[None]:
+    """Of a Triton elsewhere, where there is one."""
+    if options.triton and isinstance(engine, TritonEngine):
+        return awaited(engine, options.triton)
+    return contextlib.nullcontext()
 
 
 def _supervisor(options: Options, engine: Engine, readiness: Readiness) -> Supervisor | None:

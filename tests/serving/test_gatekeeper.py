@@ -294,7 +294,7 @@ def test_a_storage_that_is_not_one_is_refused_without_its_password(storage: str)
 def test_redis_without_its_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(
-        ConfigError, match=r"'redis'.* accepted are memory:// and, with the package"
+        ConfigError, match=r"^rates in redis://\S+ need redis: pip install 'ganforge\[redis\]' \("
     ):
         Gatekeeper(None, "redis://localhost:6379")
 

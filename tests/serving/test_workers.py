@@ -14,6 +14,7 @@ import pytest
 
 from gan_client import Client
 from gan_core.errors import ConnectionFailed
+from gan_serving.keys import Caller, add_key
 from gan_serving.siblings import merged
 from tests.serving.graphs import watermarked
 from tests.serving.processes import Load, Serving, ganforge, wait_until
@@ -107,6 +108,16 @@ def test_a_worker_that_cannot_start_ends_the_server(repository: Path, tmp_path: 
     options = ("--http-port", "0", "--workers", "2", "--keys", tmp_path / "keys.yaml")
     done = ganforge("serve", "--engine", "ort", "--repository", repository, *options)
     assert (done.returncode, done.stderr.count("keys.yaml")) == (1, 1)
+
+
+@pytest.mark.parametrize(("rate", "lines"), [("60/minute", 1), (None, 0)])
+def test_rates_that_each_counts_for_itself_are_warned_of(
+    repository: Path, tmp_path: Path, rate: str | None, lines: int
+) -> None:
+    add_key(tmp_path / "keys.yaml", Caller("ours", rate=rate))
+    options = ("--workers", "2", "--keys", str(tmp_path / "keys.yaml"))
+    with Serving(repository, "ort", *options) as serving:
+        assert serving.errors().count("each of 2 workers counts rates for itself") == lines
 
 
 def test_numbers_of_processes_are_summed_but_for_those_they_have_in_common() -> None:
