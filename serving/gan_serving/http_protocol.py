@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from .schema import PROBLEM_TYPE, problem
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from gan_core.errors import ServiceError
 
 __all__ = ["MAX_HEAD_BYTES", "BoundedProtocol"]
@@ -26,40 +29,66 @@ __all__ = ["MAX_HEAD_BYTES", "BoundedProtocol"]
 READ_S = 30.0
 """Longest that a request may take to come in."""
 MAX_HEAD_BYTES = 1 << 16
-"""From here on a head is refused, give or take what one read brings."""
+"""Largest head: what is asked for and the headers, each with a separator and a line's end."""
+SEPARATOR_BYTES = 4
+HEAD_TOO_LARGE = PayloadTooLarge(f"the head is larger than {MAX_HEAD_BYTES:,} bytes")
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection, closed if a request doesn't come in within READ_S or is no HTTP."""
 
     _head_bytes = 0
+    _in_body = False
     _patience: asyncio.TimerHandle | None = None
+    _cycles: deque[RequestResponseCycle]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first request."""
         super().connection_made(transport)
+        self._cycles = deque()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         """Read on, within bounds."""
-        before = self.cycle
+        before, was_in_body = self.cycle, self._in_body
         super().data_received(data)
         if self.cycle is not before:
             self._head_bytes = 0
-        elif before is None or (before.response_complete and not before.more_body):
+        elif not was_in_body:
             self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(PayloadTooLarge(f"the head is larger than {MAX_HEAD_BYTES:,} bytes"))
+            self._refuse(HEAD_TOO_LARGE)
         self._watch()
 
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless its head is too large."""
+        lengths = (len(name) + len(value) + SEPARATOR_BYTES for name, value in self.headers)
+        size = len(self.url) + SEPARATOR_BYTES + sum(lengths)
+        if size > MAX_HEAD_BYTES:
+            self._head_bytes = size
+            raise HEAD_TOO_LARGE  # the parser stops, and uvicorn calls send_400_response
+        self._in_body = True
+        super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        self._cycles.append(self.cycle)
+
+    def on_message_complete(self) -> None:
+        """What comes next is another head."""
+        self._in_body = False
+        super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting; tell every request, of which uvicorn tells the last alone."""
         self._forget()
         super().connection_lost(exc)
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for what it can't parse."""
-        self._refuse(BadRequest(msg))
+        self._refuse(HEAD_TOO_LARGE if self._head_bytes > MAX_HEAD_BYTES else BadRequest(msg))
 
     def _watch(self) -> None:
         cycle = self.cycle

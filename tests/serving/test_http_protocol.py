@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from gan_serving import http_protocol
 from gan_serving.http_protocol import MAX_HEAD_BYTES, BoundedProtocol
@@ -21,7 +22,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
 async def connected(
     monkeypatch: pytest.MonkeyPatch, read_s: float
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to a server that answers with the body's length, at /slow after a while."""
+    """A connection to a server that answers with the body's length, late at /slow, not at /wait."""
     monkeypatch.setattr(http_protocol, "READ_S", read_s)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -31,6 +32,9 @@ async def connected(
             if message["type"] == "http.disconnect":
                 return
             body, more = body + message["body"], message["more_body"]
+        if scope["path"] == "/wait":
+            await receive()
+            return
         await asyncio.sleep(0.4 if scope["path"] == "/slow" else 0)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": str(len(body)).encode()})
@@ -117,6 +121,55 @@ def test_a_head_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     more = b"X: " + b"a" * MAX_HEAD_BYTES
     problem = problem_in(sent(monkeypatch, HEAD, more, read_s=8))
     assert problem["detail"] == "the head is larger than 65,536 bytes"
+
+
+HEAD_BYTES = len("/") + len("Host") + len("x") + len("X") + 3 * 4
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("where", ["url", "header"])
+def test_a_head_that_comes_at_once_is_measured_as_well(
+    monkeypatch: pytest.MonkeyPatch, where: str, over: int
+) -> None:
+    filler = "a" * (MAX_HEAD_BYTES - HEAD_BYTES - len("Connectionclose") - 4 + over)
+    url, header = (filler, "") if where == "url" else ("", filler)
+    request = f"GET /{url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {header}\r\n\r\n"
+    answer = sent(monkeypatch, request.encode(), read_s=8)
+    if over:
+        assert problem_in(answer)["error"]["code"] == "payload_too_large"
+    else:
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_head_without_end_behind_an_early_answer_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = sent(monkeypatch, slow, b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD_BYTES, read_s=8)
+    assert b"the head is larger than 65,536 bytes" in answer
+
+
+def test_of_pipelined_requests_each_learns_that_its_client_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(8), connected(monkeypatch, 8) as (_, writer):
+            writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            await asyncio.sleep(0.1)
+
+    asyncio.run(run())  # ends once no request is left
+
+
+def test_of_a_client_that_pipelines_and_hangs_up_the_log_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with connected(monkeypatch, 8) as (_, writer):
+            writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            await asyncio.sleep(0.1)
+
+    uvloop.run(run())  # it alone raises where a closed connection is written to
+    assert caplog.records == []
 
 
 def test_what_is_no_http_is_a_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
