@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from gan_client.images import decoded
+from gan_core.card import ImageInput
+from gan_core.errors import Unavailable
+from gan_serving.encode import png
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.keys import Caller, Keyring, add_key
@@ -33,6 +36,7 @@ URL = "/v1/images/upscale"
 FILE = saved()
 LIMIT = 1 << 21
 FORM = {"model": "doubling"}
+AS_PNG = {"Accept": "image/png"}
 MULTIPART = "multipart/form-data; boundary=x"
 
 
@@ -289,3 +293,35 @@ def test_the_document_describes_forms_and_json_with_an_example() -> None:
     example = content["application/json"]["example"]
     answer = as_json(**{**example, "model": "doubling"})
     assert answer.json()["size"] == "16x16"
+
+
+def tiled() -> FakeEngine:
+    """Doubles pictures of any size in tiles of 64 px."""
+    return fake(ImageInput(max_side_px=16_384, tile_px=64))
+
+
+def test_a_large_png_is_sent_while_it_is_made() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1100, 1000, 3), dtype=np.uint8)
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(URL, headers=AS_PNG, files={"image": png(picture)}, data=FORM)
+
+    answer = using(ask, tiled())
+    assert answer.status_code == 200
+    assert "content-length" not in answer.headers
+    assert (answer.headers["x-model"], answer.headers["x-model-version"]) == ("doubling", "1")
+    np.testing.assert_array_equal(decoded(answer.content), doubled(picture))
+
+
+def test_what_fails_before_the_first_row_has_an_errors_status_and_leaves_its_place() -> None:
+    engine = tiled()
+    engine.error = Unavailable("doubling is not available now")
+    gate = Gatekeeper(None)
+    black = png(np.zeros((1100, 1000, 3), np.uint8))
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(URL, headers=AS_PNG, files={"image": black}, data=FORM)
+
+    answer = using(ask, engine, gate)
+    assert_problem(answer, 503, "model_unavailable", None)
+    assert not any(gate._in_flight.values())
