@@ -15,12 +15,14 @@ from gan_core.errors import DeadlineExceeded, ServiceError
 from .imaging import AsyncImages, Images
 from .models import AsyncModels, Models
 from .runner import Runner
+from .tls import Tls
 from .transports import Transport, open_transport
 
 if TYPE_CHECKING:
     import httpx
 
     from .jobs import AsyncJobs, Jobs
+    from .tls import AnyPath
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -39,12 +41,15 @@ class AsyncClient:
             repository to serve in this process. All give the same pixels for the same seed.
         key: API key for a gateway that asks for one; the environment's ``GANFORGE_API_KEY`` by
             default.
+        ca: PEM file of who signed the server's certificate, over https and grpcs; that of the
+            environment's ``SSL_CERT_FILE``, else the public authorities by default.
+        cert: PEM files of this client's certificate and its key, where the server asks for one.
         timeout_s: for a call with all its retries, unless the call says otherwise.
         max_retries: after an overloaded, unavailable or unreachable server.
         http: an httpx client of your own, with its ``base_url``.
 
     Raises:
-        ConfigError: ``url`` is no such address.
+        ConfigError: ``url`` is no such address, or ``ca`` or ``cert`` can't be used.
     """
 
     def __init__(
@@ -52,11 +57,14 @@ class AsyncClient:
         url: str = DEFAULT_URL,
         *,
         key: str | None = None,
+        ca: AnyPath | None = None,
+        cert: tuple[AnyPath, AnyPath] | None = None,
         timeout_s: float = 60.0,
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self.transport = open_transport(url, http, key or os.environ.get("GANFORGE_API_KEY"))
+        key = key or os.environ.get("GANFORGE_API_KEY")
+        self.transport = open_transport(url, http, key, Tls(ca, cert))
         self.timeout_s = timeout_s
         self.max_retries = max_retries
         self.images = AsyncImages(self)
@@ -114,6 +122,8 @@ class Client:
         url: str = DEFAULT_URL,
         *,
         key: str | None = None,
+        ca: AnyPath | None = None,
+        cert: tuple[AnyPath, AnyPath] | None = None,
         timeout_s: float = 60.0,
         max_retries: int = 2,
         http: httpx.AsyncClient | None = None,
@@ -121,7 +131,15 @@ class Client:
         self._runner = Runner()
         try:
             self._client = self._runner.call(
-                _made(url, key=key, timeout_s=timeout_s, max_retries=max_retries, http=http)
+                _made(
+                    url,
+                    key=key,
+                    ca=ca,
+                    cert=cert,
+                    timeout_s=timeout_s,
+                    max_retries=max_retries,
+                    http=http,
+                )
             )
         except BaseException:
             self._runner.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gan_core.card import ModelCard
-from gan_core.errors import ConfigError, ConnectionFailed, InternalError
+from gan_core.errors import ConfigError, ConnectionFailed, InternalError, ServiceError
 from gan_serving.grpc_api.chunks import Assembly
 from gan_serving.grpc_api.frames import pieces
 from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest
@@ -18,6 +18,7 @@ from gan_serving.grpc_api.messages import message_of, model_message, upscale_mes
 from gan_serving.grpc_api.statuses import error_of
 
 from .augmentation import in_parts
+from .hints import hinted
 from .images import GeneratedImage, ImageBatch
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from .augmentation import Sample
     from .pictures import Picture
+    from .tls import Tls
 
 __all__ = ["GrpcTransport"]
 
@@ -42,11 +44,10 @@ class GrpcTransport:
     Args:
         address: ``host:port``; an IPv6 host in brackets.
         key: API key, sent with every call.
-        tls: whether the server's certificate is asked for and checked.
-        root_certificates: PEM of who signed it; the public authorities by default.
+        tls: whom to believe; None for a server without TLS.
 
     Raises:
-        ConfigError: ``address`` isn't one, or ``key`` can't be sent.
+        ConfigError: ``address`` isn't one, ``key`` can't be sent, or ``tls`` can't be used.
     """
 
     def __init__(
@@ -54,16 +55,14 @@ class GrpcTransport:
         address: str,
         *,
         key: str | None = None,
-        tls: bool = False,
-        root_certificates: bytes | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._host = _checked(address)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ConfigError("the API key has characters that no key has: was it cut or quoted?")
         self._address = address
         self._metadata = [] if key is None else [("authorization", f"Bearer {key}")]
-        self._tls = tls
-        self._root_certificates = root_certificates
+        self._credentials = None if tls is None else tls.credentials()
         self._connected: grpc.aio.Channel | None = None
 
     async def generate(self, request: GenerationRequest, timeout_s: float) -> ImageBatch:
@@ -144,13 +143,18 @@ class GrpcTransport:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
-        if not self._tls:
+        if self._credentials is None:
             return grpc.aio.insecure_channel(self._address, options)
-        credentials = grpc.ssl_channel_credentials(self._root_certificates)
-        return grpc.aio.secure_channel(self._address, credentials, options)
+        return grpc.aio.secure_channel(self._address, self._credentials, options)
 
     def _options(self, timeout_s: float = CONTROL_TIMEOUT_S) -> dict[str, Any]:
         return {"timeout": min(timeout_s, LONGEST_S), "metadata": self._metadata}
+
+    def _explained(self, error: ServiceError) -> ServiceError:
+        if not isinstance(error, ConnectionFailed):
+            return error
+        scheme = "grpc" if self._credentials is None else "grpcs"
+        return ConnectionFailed(hinted(scheme, error.message), request_id=error.request_id)
 
     @asynccontextmanager
     async def _told_apart(self) -> AsyncIterator[None]:
@@ -158,7 +162,7 @@ class GrpcTransport:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, self._address) from error
+            raise self._explained(error_of(error, self._address)) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

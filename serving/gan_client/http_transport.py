@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from gan_core.errors import (
     Unavailable,
 )
 
+from .hints import hinted
 from .http_streams import images_of, samples_of
 from .images import GeneratedImage, ImageBatch, decoded
 from .pictures import as_file
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from .augmentation import Sample
     from .pictures import Picture
+    from .tls import Tls
 
 __all__ = ["GENERATIONS", "HttpTransport", "batch_of", "http_client"]
 
@@ -159,8 +162,8 @@ class HttpTransport:
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            text = str(error) or type(error).__name__
-            raise ConnectionFailed(f"can't reach {self._http.base_url}: {text}") from error
+            text = f"can't reach {self._http.base_url}: {error or type(error).__name__}"
+            raise ConnectionFailed(hinted(self._http.base_url.scheme, text)) from error
         except (ValueError, KeyError, TypeError, OSError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise InternalError(
@@ -168,11 +171,11 @@ class HttpTransport:
             ) from error
 
 
-def http_client(url: str) -> httpx.AsyncClient:
+def http_client(url: str, tls: Tls) -> httpx.AsyncClient:
     """An httpx client of a gateway's address, with or without ``/v1``.
 
     Raises:
-        ConfigError: it is no such address.
+        ConfigError: it is no such address, or ``tls`` can't be used.
     """
     try:
         parsed = httpx.URL(url)
@@ -182,8 +185,11 @@ def http_client(url: str) -> httpx.AsyncClient:
         raise ConfigError(f"{url!r} is not an address: {error}") from error
     # OpenAI's clients take the address with /v1, ours without: both are understood
     base_url = url.rstrip("/").removesuffix("/v1")
+    # without TLS nobody is believed, and no authorities need be read
+    context = tls.context() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # no proxy of the environment lies between a machine and itself
-    return httpx.AsyncClient(base_url=base_url, trust_env=parsed.host not in LOOPBACK)
+    direct = httpx.AsyncHTTPTransport(verify=context) if parsed.host in LOOPBACK else None
+    return httpx.AsyncClient(base_url=base_url, verify=context, transport=direct)
 
 
 def batch_of(received: Any) -> ImageBatch:

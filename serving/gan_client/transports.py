@@ -11,6 +11,7 @@ from gan_core.errors import ConfigError
 
 from .augmentation import Sample, in_parts
 from .images import GeneratedImage, ImageBatch
+from .tls import Tls
 
 if TYPE_CHECKING:
     import httpx
@@ -54,28 +55,35 @@ class Transport(Protocol):
 
 
 def open_transport(
-    url: str, http: httpx.AsyncClient | None = None, key: str | None = None
+    url: str,
+    http: httpx.AsyncClient | None = None,
+    key: str | None = None,
+    tls: Tls | None = None,
 ) -> Transport:
     """A transport for http(s)://, grpc(s)://, triton://host:port or local:PATH.
 
     Imports what that one needs: a program pays for the ways that it uses.
 
     Raises:
-        ConfigError: another kind of URL, or a key that can't be sent.
+        ConfigError: another kind of URL, a key that can't be sent, or ``tls`` that isn't used.
         Unavailable: local: without onnxruntime, or without such a folder.
     """
     scheme, _, rest = url.partition(":")
+    tls = tls or Tls()
+    if tls != Tls() and (scheme not in ("https", "grpcs") or http is not None):
+        given = "an httpx client of your own" if http is not None else repr(url)
+        raise ConfigError(f"ca and cert go with https:// and grpcs://, not with {given}")
     if key is not None and not (key.isascii() and key.isprintable()):
         raise ConfigError("the API key has characters that no key has: was it cut or quoted?")
     if scheme in ("http", "https"):
         from .http_transport import HttpTransport, http_client
 
-        return HttpTransport(http or http_client(url), key)
+        return HttpTransport(http or http_client(url, tls), key)
     if scheme in ("grpc", "grpcs") and ":" in rest:
         from .grpc_transport import GrpcTransport
 
         address = rest.removeprefix("//").rstrip("/")
-        return GrpcTransport(address, key=key, tls=scheme == "grpcs")
+        return GrpcTransport(address, key=key, tls=tls if scheme == "grpcs" else None)
     if scheme == "triton" and ":" in rest:
         from gan_serving.triton_engine import TritonEngine, check_address
 
