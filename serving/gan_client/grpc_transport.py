@@ -77,7 +77,12 @@ class GrpcTransport:
         """What a model makes of a picture."""
         messages = pieces(picture, upscale_message(request))
         chunks = self._stub.Upscale(messages, **self._options(timeout_s))
-        return await self._images(chunks, request.model)
+        try:
+            return await self._images(chunks, request.model)
+        except ServiceError as error:
+            error.message = error.message.removeprefix("frame 0: ")  # there is no other
+            error.args = (error.message,)
+            raise
 
     async def _images(self, chunks: AsyncIterable[ImageChunk], model: str) -> ImageBatch:
         assembly = Assembly()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from .gateway import PROBLEMS, readiness_response
 from .http_layers import RequestId
 from .http_problems import HANDLERS
-from .schema import CanaryRequest, PromoteRequest, ReleaseInfo
 
 if TYPE_CHECKING:
     from .gatekeeper import Gatekeeper
@@ -20,7 +20,45 @@ if TYPE_CHECKING:
     from .service import ImageService
     from .siblings import Exposition
 
-__all__ = ["create_admin_app"]
+__all__ = ["CanaryRequest", "PromoteRequest", "ReleaseInfo", "create_admin_app"]
+
+
+class PromoteRequest(BaseModel):
+    """Body of ``POST /admin/models/{model}:promote``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """The canary by default."""
+
+
+class CanaryRequest(BaseModel):
+    """Body of ``POST /admin/models/{model}:canary``."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    weight: Annotated[float, Field(gt=0, lt=1, examples=[0.1])]
+    """Share of the requests that name no version."""
+    version: Annotated[StrictInt, Field(ge=1)] | None = None
+    """The newest by default."""
+
+
+class ReleaseInfo(BaseModel):
+    """Which version of a model answers whom."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    model: str
+    version: int
+    """It answers those who name none."""
+    previous: int | None = None
+    """It did before."""
+    canary: int | None = None
+    """It answers a share of them, on trial."""
+    weight: float | None = None
+    """That share."""
+    versions: list[int]
+    """Those that serve, to whoever names them."""
 
 
 def create_admin_app(
@@ -71,9 +109,9 @@ def _add_releases(app: FastAPI, service: ImageService, operator: Operator, admin
         return [_info(one) for one in await service.models()]
 
     @router.post("/{model}:promote")
-    async def promote(model: str, body: PromoteRequest) -> ReleaseInfo:
+    async def promote(model: str, body: PromoteRequest | None = None) -> ReleaseInfo:
         """Let a version answer all who name none; the canary by default."""
-        return _info(await operator.promote(model, body.version))
+        return _info(await operator.promote(model, body.version if body else None))
 
     @router.post("/{model}:rollback")
     async def roll_back(model: str) -> ReleaseInfo:

@@ -55,7 +55,11 @@ async def _on_service_error(request: Request, error: Any) -> Response:
 
 
 async def _on_invalid(request: Request, error: Any) -> Response:
-    return problem_response(request, explained(error.errors()))
+    found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        return problem_response(request, BadRequest(f"not JSON: {found[0]['ctx']['error']}"))
+    # FastAPI puts the place before the field: body, path or query
+    return problem_response(request, explained({**one, "loc": one["loc"][1:]} for one in found))
 
 
 async def _on_http(request: Request, error: Any) -> Response:

@@ -26,7 +26,6 @@ __all__ = [
     "FORMATS",
     "MAX_COUNT",
     "AugmentRequest",
-    "CanaryRequest",
     "Format",
     "GenerationRequest",
     "GenerationResponse",
@@ -36,8 +35,6 @@ __all__ = [
     "ModelInfo",
     "ModelList",
     "Problem",
-    "PromoteRequest",
-    "ReleaseInfo",
     "UpscaleBody",
     "UpscaleForm",
     "UpscaleRequest",
@@ -232,38 +229,6 @@ class ModelList(_Answer):
     data: list[ModelInfo]
 
 
-class PromoteRequest(_Body):
-    """Body of ``POST /admin/models/{model}:promote``."""
-
-    version: Annotated[StrictInt, Field(ge=1)] | None = None
-    """The canary by default."""
-
-
-class CanaryRequest(_Body):
-    """Body of ``POST /admin/models/{model}:canary``."""
-
-    weight: Annotated[float, Field(gt=0, lt=1, examples=[0.1])]
-    """Share of the requests that name no version."""
-    version: Annotated[StrictInt, Field(ge=1)] | None = None
-    """The newest by default."""
-
-
-class ReleaseInfo(_Answer):
-    """Which version of a model answers whom."""
-
-    model: str
-    version: int
-    """It answers those who name none."""
-    previous: int | None = None
-    """It did before."""
-    canary: int | None = None
-    """It answers a share of them, on trial."""
-    weight: float | None = None
-    """That share."""
-    versions: list[int]
-    """Those that serve, to whoever names them."""
-
-
 class JobInfo(_Answer):
     """A request whose answer is fetched later."""
 
@@ -314,13 +279,14 @@ def parsed(**fields: Any) -> GenerationRequest:
 
 
 def validated(kind: type[BodyT], fields: Mapping[str, Any]) -> BodyT:
-    """A body of that kind from its fields, None left out.
+    """A body of that kind from its fields; None where it may be missing is left out.
 
     Raises:
         InvalidRequest: a field is missing, unknown or out of range.
     """
     try:
-        given = {name: value for name, value in fields.items() if value is not None}
+        required = {name for name, field in kind.model_fields.items() if field.is_required()}
+        given = {k: value for k, value in fields.items() if value is not None or k in required}
         return kind.model_validate(given)
     except ValidationError as error:
         raise explained(error.errors(include_url=False)) from error
@@ -330,9 +296,8 @@ def explained(errors: Any) -> InvalidRequest:
     """Pydantic's findings as one error that names every field, its value and what would do."""
     texts: dict[str, list[str]] = {}
     for item in errors:
-        where = [str(part) for part in item["loc"] if part != "body"]
         # a union's findings name its branches too; the field alone is what a user knows
-        field = where[0] if where else "body"
+        field = str(item["loc"][0]) if item["loc"] else "body"
         given = f" (given {_short(item['input'])})" if item["type"] != "missing" else ""
         texts.setdefault(field, []).append(f"{item['msg']}{given}")
     message = "; ".join(f"{field}: {found[0]}" for field, found in texts.items())

@@ -148,7 +148,8 @@ def _decoded(text: str, n: int, dim: int) -> NDArray[Any]:
         raise InvalidRequest(f"latents: not base64: {error}", param="latents") from error
     if len(raw) != n * dim * 4:
         raise InvalidRequest(
-            f"latents: {len(raw)} bytes, but n = {n} of {dim} float32 are {n * dim * 4}",
+            f"latents: {len(raw) / 4:g} numbers of float32 ({len(raw)} bytes), but n = {n} of "
+            f"{dim} are {n * dim}",
             param="latents",
         )
     return np.frombuffer(raw, dtype="<f4").reshape(n, dim)

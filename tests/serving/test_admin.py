@@ -15,6 +15,7 @@ from gan_serving.repository import publish, read
 from tests.serving.graphs import WATERMARK_INPUTS, WATERMARK_OUTPUT, blank, watermark, write_export
 from tests.serving.processes import Load, Serving, wait_until
 
+JSON = "application/json"
 Ask = Callable[..., httpx.Response]
 
 
@@ -128,6 +129,17 @@ def test_a_canary_that_cannot_be_loaded_fails_no_request(
         assert wait_until(lambda: read(repository, "marked").release.canary is None, 10)
 
 
+def test_a_canary_is_promoted_without_naming_it(
+    repository: Path, keys: tuple[str, str], tmp_path: Path
+) -> None:
+    publish(tmp_path / "0", repository, canary=0.5)
+    options = ("--admin-port", "0", "--keys", str(tmp_path / "keys.yaml"))
+    with Serving(repository, "ort", *options) as serving:
+        url = f"{serving.admin}/admin/models/marked:promote"
+        promoted = httpx.post(url, headers=bearer(keys[0])).json()
+    assert (promoted["version"], promoted["canary"]) == (3, None)
+
+
 def test_another_processs_promotion_is_followed(
     serving: Serving, keys: tuple[str, str], repository: Path
 ) -> None:
@@ -168,3 +180,6 @@ def test_mistakes_are_named(repository: Path, keys: tuple[str, str], tmp_path: P
         for path, (body, status, detail) in cases.items():
             answer = admin.post(path, json=body)
             assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), path
+        cut = admin.post("/marked:promote", content=b"{", headers={"Content-Type": JSON})
+        assert (cut.status_code, cut.json()["error"]["code"]) == (400, "bad_request")
+        assert "Warning" not in serving.errors()

@@ -426,7 +426,7 @@ PAGE = "https://gallery.example"
 PREFLIGHT = {
     "Origin": PAGE,
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+    "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,x-stainless-os",
 }
 
 
@@ -439,11 +439,22 @@ def test_no_web_page_may_ask_unless_its_origin_is_named() -> None:
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
 
 
+def test_openais_client_in_a_web_page_may_send_its_own_headers() -> None:
+    (allowed,) = send(FakeEngine(), ("OPTIONS", GENERATIONS, {"headers": PREFLIGHT}), cors=[PAGE])
+    assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
+
+
 def test_a_web_page_reads_errors_and_what_repeats_an_image() -> None:
     request = {"headers": {"Origin": PAGE}, "json": {"model": "none"}}
     (refused,) = send(FakeEngine(), ("POST", GENERATIONS, request), cors=[PAGE])
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (404, PAGE)
     assert "X-Seed" in refused.headers["access-control-expose-headers"]
+
+
+def test_a_querys_field_is_named() -> None:
+    error = get("/v1/models/marked?version=abc").json()["error"]
+    assert error["param"] == "version"
+    assert error["message"].startswith("version: Input should be a valid integer")
 
 
 def test_kserves_probes_are_answered_as_ours() -> None:

@@ -122,6 +122,7 @@ def test_an_error_is_of_the_same_class_over_every_transport(
     with pytest.raises(kind) as refused:
         over(lambda client: client.images.upscale(image, model=model))
     assert refused.value.param in {"image", "model"}
+    assert "frame" not in str(refused.value)  # there is but one
 
 
 def test_every_form_of_a_picture_gives_the_same(repository: Path, tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def test_a_missing_model_is_named() -> None:
         parsed(n=1)
 
 
+def test_a_model_that_is_none_is_not_told_as_missing() -> None:
+    assert str(refusal(model=None)) == "model: Input should be a valid string (given None)"
+
+
 def test_every_mistake_is_told_at_once() -> None:
     message = str(refusal(n=0, seed=-1))
     assert "n: Input should be greater than or equal to 1 (given 0)" in message
