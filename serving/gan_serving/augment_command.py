@@ -66,7 +66,8 @@ def augment(
     with connected(url) as client:
         record = _begun(out, asked, shard_size, resume=resume)
         if record.request.offset < record.request.total:
-            record = _collect(client, record, out)
+            with _interruptible(out):
+                record = _collect(client, record, out)
     request = record.request
     say(f"{out}: {request.offset} images of {model} version {request.version}, seed {request.seed}")
 
@@ -149,6 +150,22 @@ def _collect(client: Client, record: Record, out: Path) -> Record:
         record = record.complete()
         record.write(record_path(out))
     return record
+
+
+@contextmanager
+def _interruptible(out: Path) -> Iterator[None]:
+    """Ctrl-C says what is there, and how to go on."""
+    from .sample_files import Record, record_path
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        record = Record.read(record_path(out))
+        if record is None:
+            raise
+        done = f"{record.request.offset} of {record.request.total} images are written to {out}"
+        typer.echo(f"{done}; the same command with --resume goes on", err=True)
+        raise typer.Exit(130) from stop
 
 
 def _files(out: Path, record: Record) -> SampleFiles:

@@ -124,6 +124,17 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
     assert files(cut) == files(whole)
 
 
+def test_ctrl_c_says_what_is_written_and_how_to_go_on(serving: Serving, tmp_path: Path) -> None:
+    with begun(serving, "--count", "100000", "--out", tmp_path / "extra") as run:
+        assert wait_until(lambda: offset_of(tmp_path / "extra/augment.json") >= 100, 60)
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=20)
+    written = offset_of(tmp_path / "extra/augment.json")
+    assert run.returncode == 130
+    assert errors.decode().startswith(f"{written} of 100000 images are written")
+    assert "--resume" in errors.decode()
+
+
 def offset_of(record: Path) -> int:
     try:
         return int(json.loads(record.read_text())["request"]["offset"])

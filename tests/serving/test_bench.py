@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ import typer
 
 from gan_serving.bench import Accept
 from gan_serving.bench.command import bench as command
-from gan_serving.bench.levels import level_of, wrong_pictures
+from gan_serving.bench.levels import Level, level_of, wrong_pictures
 from gan_serving.bench.lines import OK, TIMEOUT, TRANSPORT, HttpLine, Reply
 from gan_serving.bench.load import Exchange, Load, turns
+from gan_serving.bench.measure import Plan, measure
 from gan_serving.bench.targets import target_of
 from gan_serving.bench.usage import usage_of
 from tests.serving.fake_engine import FakeEngine
@@ -114,6 +116,24 @@ def test_every_face_of_a_server_can_be_measured(
     assert one["errors"] == four["errors"] == {}
     n = int(options[-1]) if "-n" in options else 1
     assert four["images"] == 20 * n
+
+
+def test_ctrl_c_ends_it_with_what_was_measured_by_then(serving: Serving) -> None:
+    options = ("--url", serving.url, "--concurrency", "1,2,4", "--duration", "2", "--json")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gan_core.cli", "bench", "tiny_dcgan", "--no-verify", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("1 callers: ")
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=20)
+    first, *others = json.loads(out)["levels"]
+    assert (process.returncode, first["interrupted"], len(others) < 2) == (130, False, True)
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
 
 
 def test_the_report_says_what_was_measured_where(serving: Serving, tmp_path: Path) -> None:
@@ -234,6 +254,36 @@ class SlowLine:
         return Reply(OK, bytes(bytearray(request)))
 
     async def close(self) -> None: ...
+
+
+class SlowTarget:
+    """A slow line, and no server."""
+
+    def request(self, seed: int, n: int) -> bytes:
+        return bytes([seed % 256])
+
+    def line(self) -> SlowLine:
+        return SlowLine()
+
+    def pictures(self, body: bytes) -> list[NDArray[np.uint8]]:
+        raise ValueError
+
+
+def test_a_level_that_is_interrupted_is_of_what_was_answered_by_then() -> None:
+    loads: list[Load] = []
+
+    async def interrupted() -> Level:
+        plan = Plan(requests=None, duration_s=600)
+        work = measure(SlowTarget(), plan, concurrency=2, on_start=loads.append)
+        measuring = asyncio.create_task(work)
+        while not loads or len(loads[0].exchanges) < 4:
+            await asyncio.sleep(0.005)
+        measuring.cancel()
+        return await measuring
+
+    level = asyncio.run(interrupted())
+    assert level.interrupted
+    assert level.requests == len(loads[0].exchanges)
 
 
 def test_an_open_loops_latency_counts_from_when_a_request_was_due(

@@ -64,7 +64,8 @@ def bench(
 ) -> None:
     """Measure a server: pace, latencies, errors, and whether every picture is right.
 
-    Exit status 1 where a picture was wrong, or a level got none.
+    Exit status 1 where a picture was wrong, or a level got none. Ctrl-C ends it with what was
+    measured by then.
     """
     from rich.console import Console
 
@@ -87,7 +88,7 @@ def bench(
     target = target_of(url, model, accept, n, timeout_s=timeout_s, key=key)
     expected = _expected(url, key, model, plan.distinct * n) if verify else None
     with LiveTable(Console(stderr=as_json)) as table:
-        _measure(target, plan, callers, rate, expected, table)
+        is_whole = _measure(target, plan, callers, rate, expected, table)
     levels = table.levels
     about = {**environment(), "model": model, "url": url}
     report = json.dumps({**about, "levels": [asdict(one) for one in levels]})
@@ -95,6 +96,9 @@ def bench(
         out.write_text(f"{report}\n")
     if as_json:
         typer.echo(report)
+    if not is_whole:
+        typer.echo("interrupted: the numbers are of what was answered by then", err=True)
+        raise typer.Exit(130)
     if any(one.wrong or not one.images for one in levels):
         raise typer.Exit(1)
 
@@ -130,8 +134,8 @@ def _measure(
     rate: float | None,
     expected: list[NDArray[np.uint8]] | None,
     table: LiveTable,
-) -> None:
-    """One level after another."""
+) -> bool:
+    """One level after another; whether Ctrl-C let all of them end."""
     from .measure import loop_factory, measure
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -144,4 +148,10 @@ def _measure(
                 expected=expected,
                 on_start=table.watch,
             )
-            table.add(runner.run(level))
+            try:
+                table.add(runner.run(level))
+            except KeyboardInterrupt:  # before anything was timed
+                return False
+            if table.levels[-1].interrupted:
+                return False
+    return True

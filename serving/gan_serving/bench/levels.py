@@ -59,6 +59,8 @@ class Level:
     """How often, by code."""
     retry_after_s: tuple[float, float] | None
     """Shortest and longest that the server asked for."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it: the numbers are of what was answered by then."""
     wrong: int | None = None
     """Pictures that aren't those of their seeds; None where nobody looked."""
     cpu_ms_per_image: float | None = None

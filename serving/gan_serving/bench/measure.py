@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,8 +13,6 @@ from .load import Load, turns
 from .usage import usage_of
 
 if TYPE_CHECKING:
-    import asyncio
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -70,6 +69,8 @@ async def measure(
         expected: pictures of the seeds from 0 on, n for each distinct request; None compares
             none. Compared is what was received, when the load is over.
         on_start: told of the load once it is being timed.
+
+    Cancelled while it is being timed, it gives what came until then.
     """
     requests = [target.request(i * plan.n, plan.n) for i in range(plan.distinct)]
     callers = concurrency or OPEN_LOOP_CALLERS
@@ -79,8 +80,15 @@ async def measure(
     before = plan.pid and usage_of(plan.pid)
     on_start(load)
     due = turns(plan.requests, plan.duration_s)
-    await (load.open_loop(rate, due) if rate else load.closed_loop(callers, due))
+    interrupted = False
+    try:
+        await (load.open_loop(rate, due) if rate else load.closed_loop(callers, due))
+    except asyncio.CancelledError:
+        if not load.exchanges:
+            raise
+        interrupted = True
     level = level_of(load.exchanges, plan.n, plan.timeout_s, concurrency=concurrency, rate=rate)
+    level = replace(level, interrupted=interrupted)
     if plan.pid and before:
         after = usage_of(plan.pid)
         level = replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -39,9 +40,11 @@ class LiveTable:
         self._running, self._began = load, time.perf_counter()
 
     def add(self, level: Level) -> None:
-        """Show what came of it."""
+        """Show what came of it; where the table isn't live, as a line of stderr."""
         self.levels.append(level)
         self._running = None
+        if not self._console.is_terminal:
+            sys.stderr.write(f"{_line(level)}\n")
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -80,7 +83,7 @@ class LiveTable:
 def _cells(level: Level) -> list[str]:
     at = level.latency_ms
     cells = [
-        f"{level.concurrency or level.rate:g}",
+        f"{level.concurrency or level.rate:g}{' (cut)' if level.interrupted else ''}",
         f"{level.images_per_s:.1f}",
         f"{level.goodput_images_per_s:.1f}",
         *([_short(ms) for ms in (at.p50, at.p90, at.p99, at.max)] if at else ["–"] * 4),
@@ -90,6 +93,14 @@ def _cells(level: Level) -> list[str]:
     if level.cpu_ms_per_image is not None:
         cells += [f"{level.cpu_ms_per_image:.2f}", f"{level.peak_rss_mib:.0f}"]
     return cells
+
+
+def _line(level: Level) -> str:
+    at = level.latency_ms
+    load = f"{level.concurrency} callers" if level.concurrency else f"{level.rate:g} requests/s"
+    latency = f", p50 {_short(at.p50)} ms, p99 {_short(at.p99)} ms" if at else ""
+    cut = " (interrupted)" if level.interrupted else ""
+    return f"{load}: {level.images_per_s:.1f} images/s{latency}{cut}"
 
 
 def _short(ms: float) -> str:
