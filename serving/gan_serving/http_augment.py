@@ -43,7 +43,7 @@ NDJSON, TAR = "application/x-ndjson", "application/x-tar"
 EXAMPLE = """\
 {"type": "augment.started", "model": "digits_cgan", "version": 2, "sha256": "9f2c…", \
 "licence": "CC-BY-4.0", "count": 750, "seed": 7, "offset": 0, "output_format": "png"}
-{"type": "augment.image", "index": 0, "seed": 7, "label": 3, "class_name": "three", \
+{"type": "augment.image", "index": 0, "seed": 7, "label": 3, "class_name": "3", \
 "b64_json": "iVBORw0KGgo…"}
 {"type": "augment.completed", "images": 750, "offset": 750}
 """

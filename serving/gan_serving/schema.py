@@ -149,7 +149,7 @@ class AugmentRequest(_Body):
     per_class: (
         Annotated[
             dict[StrictStr, Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)]],
-            Field(min_length=1, examples=[{"three": 500, "7": 250}]),
+            Field(min_length=1, examples=[{"3": 500, "7": 250}]),
         ]
         | None
     ) = None
