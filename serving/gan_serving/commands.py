@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
     from .tls import Tls
 
-__all__ = ["DEFAULT_URL", "Url", "add_commands", "connected", "say"]
+__all__ = ["DEFAULT_URL", "Url", "add_commands", "connected", "print_table", "say"]
 
 console = Console()
 say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
 
+WHOLE = 10_000
+"""Columns of a table that no terminal shows: no cell is wrapped."""
 SHOWN = 4
 """Scores of a model in the list."""
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -75,7 +77,7 @@ def add_commands(app: typer.Typer) -> None:
         (rollback, "ganforge rollback digits_dcgan"),
         (serve, "ganforge serve --engine triton --http-port 8080"),
         (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
-        (augment, "ganforge augment digits_cgan --per-class three=500 --seed 7 --out extra/"),
+        (augment, "ganforge augment digits_cgan --per-class 3=500 --seed 7 --out extra/"),
         (models, "ganforge models --json"),
         (bench, "ganforge bench digits_dcgan --concurrency 1,8,32"),
     ):
@@ -98,8 +100,11 @@ def publish(
 ) -> None:
     """Publish an exported generator as a new version; a running 'ganforge serve' picks it up."""
     from .release_commands import load_into
+    from .repository import is_name
     from .repository import publish as publish_to
 
+    if model is not None and not is_name(model):
+        raise ConfigError(f"--model {model!r}: use 1 to 64 lower-case letters a-z, digits and _")
     source = _export_of(run)
     published, path = publish_to(source, repository, model, canary)
     version = int(path.name)
@@ -120,9 +125,12 @@ def _export_of(run: Path) -> Path:
         return run
     export = run / "export"
     try:
-        exported_kimg = json.loads((export / "card.json").read_text())["trained_kimg"]
-    except (OSError, ValueError, KeyError) as error:
+        exported_kimg = float(json.loads((export / "card.json").read_text())["trained_kimg"])
+    except OSError as error:
         raise ConfigError(f"{run} is not exported yet: ganforge export {run}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        damaged = f"{export / 'card.json'} is damaged ({type(error).__name__}: {error})"
+        raise ConfigError(f"{damaged}: write it anew with 'ganforge export {run}'") from error
     newest = max((path.name for path in run.glob("checkpoints/[0-9]*")), default="0")
     if exported_kimg != float(newest):
         raise ConfigError(
@@ -337,7 +345,12 @@ def models(
             f"{card.trained_kimg:g}",
             _headline(card),
         )
-    console.print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout: as wide as the terminal, and elsewhere as its cells."""
+    Console(width=None if console.is_terminal else WHOLE).print(table)
 
 
 def _headline(card: ModelCard) -> str:

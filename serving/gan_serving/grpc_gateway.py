@@ -32,6 +32,7 @@ from .grpc_api.reflection import reflecting
 from .grpc_api.upscale import Upscaling
 from .health import Health
 from .service import card_of
+from .sockets import listen
 from .telemetry import Telemetry
 from .upscaling import MAX_IMAGE_BYTES
 
@@ -101,6 +102,7 @@ class GrpcGateway:
             # elsewhere a port that is taken is an error, not half a port
             ("grpc.so_reuseport", int(shared_port)),
         ]
+        self._shared_port = shared_port
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
@@ -109,6 +111,8 @@ class GrpcGateway:
         Raises:
             ConfigError: the port is taken, or the host isn't this machine's.
         """
+        if not self._shared_port:
+            listen(host, port).close()  # gRPC would write lines of its own where it is taken
         server = grpc.aio.server(handlers=self._handlers, options=self._options)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:

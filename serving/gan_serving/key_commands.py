@@ -64,9 +64,9 @@ def list_keys(*, file: File = DEFAULT_FILE, as_json: AsJson = False) -> None:
 
     Example: ganforge keys list --file keys.yaml --json
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from .commands import print_table
     from .keys import read_keys
 
     keys = [_shown(key) for key in read_keys(file)]
@@ -79,7 +79,7 @@ def list_keys(*, file: File = DEFAULT_FILE, as_json: AsJson = False) -> None:
         table.add_column(column, no_wrap=column == "id", overflow="fold")
     for key in keys:
         table.add_row(*(_cell(column, key[column]) for column in columns))
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()

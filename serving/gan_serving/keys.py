@@ -44,6 +44,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TEXT = re.compile(r"gf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NO_DIGEST = "0" * 64
 LOOK_S = 1.0
 LOCK_S = 10.0
@@ -82,7 +83,7 @@ def parse_rate(text: str) -> RateLimitItem:
     Raises:
         ValueError: it isn't one.
     """
-    accepted = "accepted is one of at least 1, such as '600/minute' or '5 per 10 seconds'"
+    accepted = "accepted is e.g. '10/second' or '100 per minute'"
     try:
         (rate,) = parse_many(text)
     except ValueError as error:
@@ -97,6 +98,12 @@ def _rate(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not 1 to 64 letters a-z or A-Z, digits, '.', '_' or '-'")
+    return text
+
+
 class Key(BaseModel):
     """One key at rest."""
 
@@ -106,7 +113,7 @@ class Key(BaseModel):
     """Which key it is, to be shown and spoken of freely."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
     """Of the whole key, in hex."""
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: Annotated[str, AfterValidator(_name)]
     """Whose it is; while a key is replaced by a new one, both have the same name."""
     models: tuple[Annotated[str, Field(pattern=r"^[!-~]+$")], ...] | None = None
     """See ``Caller``, as of the rest."""

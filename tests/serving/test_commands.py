@@ -102,6 +102,10 @@ FAILURES: dict[str, tuple[list[str], str]] = {
     "no address": (["models", "--url", "ftp://x"], "is not an address"),
     "no repository": (["models", "--url", "local:{empty}/nothing"], "no such folder"),
     "no export": (["publish", "{empty}"], "holds no exported generator"),
+    "name": (
+        ["publish", "{empty}", "--model", "ünï/x"],
+        "--model 'ünï/x': use 1 to 64 lower-case letters a-z, digits and _",
+    ),
     "grid": (
         ["generate", "marked", "-n", "1", "--out", "x.jpg", "--url", "local:{repository}"],
         "name a .png for a grid, or a folder",
@@ -119,6 +123,20 @@ FAILURES: dict[str, tuple[list[str], str]] = {
         "'example.org' is not an origin; accepted are *, and one such as https://example.org",
     ),
 }
+
+
+@pytest.mark.parametrize("card", ["{", "[]", "{}"])
+def test_a_damaged_card_is_not_told_as_none(tmp_path: Path, card: str) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "export" / "card.json").write_text(card)
+    assert "card.json is damaged" in ganforge("publish", tmp_path).stderr
+
+
+def test_where_no_terminal_is_a_model_is_whole(repository: Path) -> None:
+    table = ganforge("models", "--url", f"local:{repository}").stdout.splitlines()
+    (row,) = (line for line in table if "marked" in line)
+    assert "latent, label" in row
 
 
 @pytest.mark.parametrize(("arguments", "reason"), FAILURES.values(), ids=list(FAILURES))

@@ -491,15 +491,18 @@ def test_an_unknown_method_is_unimplemented() -> None:
     assert over_a_channel(ask) == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_port_that_is_taken_is_a_mistake_of_the_command_line() -> None:
+def test_a_port_that_is_taken_is_a_mistake_of_the_command_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     async def run() -> None:
         async with running(FakeEngine()) as (_, address):
             service = ImageService(FakeEngine())
             second = GrpcGateway(service, Readiness(service), Gatekeeper(None))
-            with pytest.raises(ConfigError, match=r"can't listen on 127\.0\.0\.1:.*--grpc-port"):
+            with pytest.raises(ConfigError, match=r"can't listen on 127\.0\.0\.1:.*or port"):
                 await second.start("127.0.0.1", int(address.rpartition(":")[2]))
 
     asyncio.run(run())
+    assert "GRPC_VERBOSITY" not in capfd.readouterr().err
 
 
 def test_a_request_in_flight_is_answered_while_the_server_stops() -> None:

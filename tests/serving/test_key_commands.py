@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -86,10 +87,20 @@ def test_list_prints_a_table_without_hashes(path: Path, monkeypatch: pytest.Monk
 def test_however_narrow_the_terminal_the_id_is_whole(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "60")
     options = ("--models", "digits_*,faces", "--rate", "600/minute", "--expires-days", "30")
     keys("new", "a-rather-long-name", *options, "--file", path)
-    assert read_keys(path)[0].id in keys("list", "--file", path).stdout
+    table = click.unstyle(keys("list", "--file", path).stdout)
+    assert read_keys(path)[0].id in table
+    assert max(map(len, table.splitlines())) <= 60
+
+
+def test_where_no_terminal_is_a_row_is_one_line(path: Path) -> None:
+    models = ",".join(f"a_model_of_a_long_name_{i}" for i in range(9))
+    keys("new", "mobile", "--models", models, "--file", path)
+    (row,) = (line for line in keys("list", "--file", path).stdout.splitlines() if "mobile" in line)
+    assert models.replace(",", ", ") in row
 
 
 def test_list_prints_json_for_machines(path: Path) -> None:
@@ -108,7 +119,7 @@ def test_revoke_takes_a_key_back(path: Path) -> None:
 
 
 FAILURES = {
-    "name": (["new", "a b"], "name: String should match"),
+    "name": (["new", "ü"], "name: 'ü' is not 1 to 64 letters a-z"),
     "rate": (["new", "a", "--rate", "fast"], "rate: 'fast' is not a rate"),
     "no file": (["list"], "there is no file of keys"),
     "no file to revoke in": (["revoke", "0123456789ab"], "there is no file of keys"),

@@ -138,9 +138,9 @@ def test_revoking_an_unknown_id_lists_the_ids(path: Path) -> None:
 @pytest.mark.parametrize(
     ("caller", "reason"),
     [
-        (Caller("a b"), "name: String should match"),
-        (Caller("x" * 65), "name: String should match"),
-        (Caller("a/b"), "name: String should match"),
+        (Caller("a b"), "is not 1 to 64 letters"),
+        (Caller("x" * 65), "is not 1 to 64 letters"),
+        (Caller("a/b"), "is not 1 to 64 letters"),
         (Caller("a", rate="fast"), "rate: 'fast' is not a rate; accepted is"),
         (Caller("a", rate="0/minute"), "rate: '0/minute' lets nothing through"),
         (Caller("a", rate="9/minute;1/second"), "is not a rate"),
