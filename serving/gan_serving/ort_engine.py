@@ -133,9 +133,8 @@ class OrtEngine:
             async with self._loading[key]:
                 if key not in self._batchers:
                     path = self._repository / model / str(version) / "model.onnx"
-                    plan = await asyncio.to_thread(
-                        _plan, path, self._cores, published.max_batch_size
-                    )
+                    rows = _rows(published)
+                    plan = await asyncio.to_thread(_plan, path, self._cores, rows)
                     self._forget_old(published)
                     self._batchers[key] = Batcher(plan, f"{model}@{version}")
         return self._batchers[key]
@@ -149,7 +148,14 @@ class OrtEngine:
             self._loading.pop(key, None)
 
 
-def _plan(path: Path, cores: int, max_batch_size: int) -> Plan:
+def _rows(published: Published) -> int:
+    """Most rows of a batch. On a CPU a picture is work enough for a core, and memory."""
+    if CUDA in _providers():
+        return published.max_batch_size
+    return 1 if published.card.input("image") else min(CPU_ROWS, published.max_batch_size)
+
+
+def _plan(path: Path, cores: int, rows: int) -> Plan:
     """One run at a time on a GPU; on a CPU as many as there are cores, each in one of them.
 
     Who is alone has all cores, from a session of its own: the graph is in memory twice.
@@ -157,9 +163,9 @@ def _plan(path: Path, cores: int, max_batch_size: int) -> Plan:
     providers = _providers()
     if cores == 1 or CUDA in providers:
         run = _run_of(path, cores, providers)
-        return Plan(run, run, 1, max_batch_size)
+        return Plan(run, run, 1, rows)
     narrow = _run_of(path, 1, providers)
-    return Plan(_run_of(path, cores, providers), narrow, cores, min(CPU_ROWS, max_batch_size))
+    return Plan(_run_of(path, cores, providers), narrow, cores, rows)
 
 
 def _run_of(path: Path, threads: int, providers: list[str]) -> Run:

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gan_core.card import ModelCard
 
-__all__ = ["MAX_BATCH_SIZE", "Published", "Release"]
+__all__ = ["MAX_BATCH_SIZE", "MAX_PICTURES", "Published", "Release"]
 
 MAX_BATCH_SIZE = 32
+MAX_PICTURES = 8
+"""The same of pictures that come in: each is as much work as many images from latents."""
 
 Version = Annotated[int, Field(ge=1)]
 

@@ -32,7 +32,7 @@ from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw, oblong, seed_range
 
-from .published import Published, Release
+from .published import MAX_BATCH_SIZE, MAX_PICTURES, Published, Release
 from .triton_config import config_text, described
 
 if TYPE_CHECKING:
@@ -188,7 +188,10 @@ def with_release(
         version: known[version] if version in known else _card_of(folder / str(version))
         for version in sorted(release.warm())
     }
-    return Published(folder.name, cards, release)
+    takes_pictures = any(card.input("image") for card in cards.values())
+    return Published(
+        folder.name, cards, release, MAX_PICTURES if takes_pictures else MAX_BATCH_SIZE
+    )
 
 
 def _card_of(folder: Path) -> ModelCard:
