@@ -138,7 +138,7 @@ def bentoml(workers: int) -> Contender:
 
 def triton(instances: int) -> Contender:
     def command(at: Place) -> list[str | Path]:
-        repository = at.files.repository if instances == 1 else at.files.two_instances
+        repository = at.files.one_instance if instances == 1 else at.files.repository
         return [PEERS / "raw_triton.py", repository, at.address]
 
     title = f"Triton gRPC, pixels, {instances} instance{'s' * (instances > 1)}"

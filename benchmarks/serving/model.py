@@ -16,6 +16,7 @@ from gan_core.latents import latents
 from gan_core.plugins import Plugins
 from gan_core.testing import built
 from gan_serving.repository import publish
+from gan_serving.triton_config import INSTANCES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repository = folder / "repository"
-        self.two_instances = folder / "repository_2"
+        self.one_instance = folder / "repository_1"
         self.graph = self.repository / NAME / "1" / "model.onnx"
         self.network = folder / "network.pt"
         self.expected = folder / "expected.npy"
@@ -64,11 +65,11 @@ def make(folder: Path, pictures: int) -> Files:
         data=DataSource(name="none", fingerprint="0" * 12),
         trained_kimg=0.0,
     )
-    for repository, instances in ((files.repository, 1), (files.two_instances, 2)):
+    for repository in (files.repository, files.one_instance):
         shutil.rmtree(repository, ignore_errors=True)
         publish(folder / "export", repository)
-        config = repository / NAME / "config.pbtxt"
-        config.write_text(config.read_text().replace("count: 1", f"count: {instances}"))
+    config = files.one_instance / NAME / "config.pbtxt"
+    config.write_text(config.read_text().replace(f"count: {INSTANCES}", "count: 1"))
     torch.save(served, files.network)
     z = latents(Z, range(pictures))
     np.save(files.expected, _pictures(served, z))

@@ -35,7 +35,7 @@ def keys(tmp_path: Path) -> tuple[str, str]:
     return add_key(file, Caller("root", admin=True))[0], add_key(file, Caller("app"))[0]
 
 
-@pytest.fixture(params=["ort", "triton"])
+@pytest.fixture(params=["ort", pytest.param("triton", marks=pytest.mark.faults)])
 def serving(
     request: pytest.FixtureRequest, repository: Path, keys: tuple[str, str], tmp_path: Path
 ) -> Iterator[Serving]:

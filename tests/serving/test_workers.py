@@ -20,7 +20,7 @@ from tests.serving.graphs import watermarked
 from tests.serving.processes import Load, Serving, ganforge, wait_until
 
 
-@pytest.fixture(params=["ort", "triton"])
+@pytest.fixture(params=["ort", pytest.param("triton", marks=pytest.mark.faults)])
 def serving(request: pytest.FixtureRequest, repository: Path) -> Iterator[Serving]:
     """A server of two workers over each engine."""
     if request.param == "triton":
