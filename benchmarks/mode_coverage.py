@@ -25,7 +25,6 @@ import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
-from gan_core.data import Images
 from gan_core.latents import draw, seed_range
 from gan_core.plugins import Plugins
 from gan_core.points import DATASETS, GRID, RING, high_quality_fraction, modes_covered
@@ -143,7 +142,7 @@ def trained(variant: str, settings: dict[str, Any], data: str) -> tuple[NDArray[
     torch.set_num_threads(1)
     found = Plugins().variant(variant)
     dataset = next(dataset for dataset in DATASETS if dataset.name == data)
-    images: Images = dataset.open("", None)
+    images = dataset.open("", None)
     config = configured(found, settings, images)
     seed_everything(config.seed)
     trainer = found.build(config, Accelerator(cpu=True))

@@ -32,7 +32,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from gan_client import Client
-from gan_core.datasets import DATASETS
+from gan_core.datasets import digits
 from gan_core.errors import ServiceError
 from gan_core.extractors import train_digits_classifier
 from gan_core.grid import grid
@@ -158,7 +158,7 @@ def ganforge(command: str) -> str:
 def cpu_s_per_kimg(name: str, kimg: float = 6.4) -> float:
     """CPU seconds that a variant takes for 10³ images, its schedules squeezed into a short run."""
     torch.set_num_threads(1)
-    images = DATASETS[0].open("", None)
+    images = digits()
     variant = Plugins().variant(name)
     config = configured(variant, {**SETTINGS[name](kimg), "kimg": kimg}, images)
     seed_everything(0)
@@ -247,7 +247,7 @@ def asked(client: Client, model: str, n: int, labels: list[int] | None) -> NDArr
 
 def judge() -> tuple[Callable[[NDArray[Any]], NDArray[np.int64]], float]:
     """A classifier of four fifths of the digits, and its accuracy on the rest."""
-    images = DATASETS[0].open("", 32)
+    images = digits()
     order = np.random.default_rng(0).permutation(len(images))
     learnt, held_out = np.split(order, [len(order) * 4 // 5])
     labels = np.zeros(0, np.int64) if images.labels is None else images.labels

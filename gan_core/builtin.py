@@ -16,11 +16,12 @@ __all__ = ["ganforge_datasets", "ganforge_feature_extractors", "ganforge_metrics
 
 @hookimpl
 def ganforge_datasets() -> list[Dataset]:
-    """digits, folder:PATH, torchvision's sets, and points in the plane."""
+    """digits, folder:PATH, torchvision's sets, crops of photographs, and points in the plane."""
+    from .crops import DATASETS as OF_PHOTOGRAPHS
     from .datasets import DATASETS
     from .points import DATASETS as POINTS
 
-    return [*DATASETS, *POINTS]
+    return [*DATASETS, *OF_PHOTOGRAPHS, *POINTS]
 
 
 @hookimpl

@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 
     from .plugins import Plugins
 
-__all__ = ["Batch", "Dataset", "Images", "TrainingData", "fingerprint", "open_data"]
+__all__ = [
+    "OF_FOLDERS",
+    "Batch",
+    "Dataset",
+    "Images",
+    "TrainingData",
+    "TrainingImages",
+    "fingerprint",
+    "open_data",
+]
+
+OF_FOLDERS = ("crops", "folder")
+"""Datasets whose argument is a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,18 @@ class TrainingData(Protocol):
         change in size, and a resumed run goes on where it was. Of a step's ``world`` ×
         ``batch_size`` positions each rank gets its own ``batch_size``.
         """
+
+
+class TrainingImages(TrainingData, Protocol):
+    """A training set of square images, whose shape a configuration takes."""
+
+    @property
+    def channels(self) -> int:
+        """1 grey, 3 RGB."""
+
+    @property
+    def resolution_px(self) -> int:
+        """Side of the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +160,7 @@ class Dataset:
     """As in ``--data NAME`` or ``--data NAME:ARGUMENT``."""
     summary: str
     """One line for listings."""
-    open: Callable[[str, int | None], Images]
+    open: Callable[[str, int | None], TrainingImages]
     """(argument after the colon or "", side in px or None for the set's own) -> images."""
     extractor: str = "pixels"
     """Feature extractor that scores on this set use unless told otherwise."""
@@ -144,8 +168,10 @@ class Dataset:
     """Scores on this set, unless told otherwise."""
 
 
-def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[Dataset, Images]:
-    """Open ``NAME`` or ``NAME:ARGUMENT``.
+def open_training(
+    spec: str, resolution_px: int | None, plugins: Plugins
+) -> tuple[Dataset, TrainingImages]:
+    """Open ``NAME`` or ``NAME:ARGUMENT``, to train on.
 
     Raises:
         PluginError: no dataset has that name.
@@ -153,9 +179,22 @@ def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[D
     """
     name, _, argument = spec.partition(":")
     if name not in plugins.datasets and Path(spec).expanduser().is_dir():
-        raise DataError(f"{spec} is a folder: write folder:{spec}")
+        raise DataError(f"{spec} is a folder: write folder:{spec}, or crops:{spec} for upscalers")
     dataset = plugins.pick("dataset", name, plugins.datasets)
     return dataset, dataset.open(argument, resolution_px)
+
+
+def open_data(spec: str, resolution_px: int | None, plugins: Plugins) -> tuple[Dataset, Images]:
+    """Open ``NAME`` or ``NAME:ARGUMENT``, whose images are all there and each a whole one.
+
+    Raises:
+        PluginError: no dataset has that name.
+        DataError: it can't be read, or its images are drawn at random.
+    """
+    dataset, images = open_training(spec, resolution_px, plugins)
+    if not isinstance(images, Images):
+        raise DataError(f"{spec} is crops at random places, not whole images: write folder:PATH")
+    return dataset, images
 
 
 def fingerprint(pixels: NDArray[Any], labels: NDArray[Any] | None) -> str:

@@ -28,7 +28,17 @@ from .errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DATASETS", "cache_dir", "decode", "read_image"]
+__all__ = [
+    "DATASETS",
+    "cache_dir",
+    "decode",
+    "digits",
+    "image_files",
+    "read_image",
+    "refuse",
+    "remove_abandoned",
+    "version_of",
+]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -94,33 +104,50 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _open_digits(argument: str, side_px: int | None) -> Images:
+    _no_argument("digits", argument)
+    return digits(side_px or 32)
+
+
+def digits(side_px: int = 32) -> Images:
+    """1,797 scanned digits, grey, in ten classes."""
     from sklearn.datasets import load_digits
 
-    _no_argument("digits", argument)
     bunch: Any = load_digits()
     small = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    pixels = _resized(small[:, None], side_px or 32)
+    pixels = _resized(small[:, None], side_px)
     labels = bunch.target.astype(np.int64)
     source = DataSource(name="digits", fingerprint=fingerprint(pixels, labels), licence="CC-BY-4.0")
     return Images(pixels, source, labels, tuple("0123456789"))
 
 
 def _open_folder(argument: str, side_px: int | None) -> Images:
+    if not argument:
+        raise DataError("'' is not a folder: write folder:PATH")
     root = Path(argument).expanduser()
-    if not argument or not root.is_dir():
-        raise DataError(f"{argument!r} is not a folder: write folder:PATH")
-    named = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if broken := [path for path in named if not path.exists()]:
-        raise DataError(f"{broken[0]} is a link to nothing ({len(broken)} of {len(named)} files)")
-    paths = [path for path in named if path.is_file()]
-    if not paths:
-        raise DataError(f"{root} holds no image: accepted are {', '.join(sorted(SUFFIXES))}")
+    paths = image_files(root)
     labels, classes = _classes(root, paths)
     channels, shorter_px = _survey(paths)
     side = side_px or _power_of_two(min(max(shorter_px, SIDES_PX.start), 256))
     pixels, digest = _decoded(root, paths, labels, (channels, side, side))
     source = DataSource(name=f"folder:{root.name}", fingerprint=digest)
     return Images(pixels, source, labels, classes)
+
+
+def image_files(root: Path) -> list[Path]:
+    """Every image file below a folder, in the order of their names.
+
+    Raises:
+        DataError: it is no folder, holds none, or one is a link to nothing.
+    """
+    if not root.is_dir():
+        raise DataError(f"{str(root)!r} is not a folder: write folder:PATH")
+    named = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if broken := [path for path in named if not path.exists()]:
+        raise DataError(f"{broken[0]} is a link to nothing ({len(broken)} of {len(named)} files)")
+    paths = [path for path in named if path.is_file()]
+    if not paths:
+        raise DataError(f"{root} holds no image: accepted are {', '.join(sorted(SUFFIXES))}")
+    return paths
 
 
 def _classes(root: Path, paths: Sequence[Path]) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
@@ -169,20 +196,14 @@ def _decoded(
     shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.uint8], str]:
     """Pixels and their fingerprint, both from the cache where no file has changed."""
-    digest = hashlib.sha256(f"2 {shape}".encode())
-    for path in paths:
-        status = path.stat()
-        digest.update(
-            f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
-        )
-    cached = cache_dir() / "folders" / f"{digest.hexdigest()}.npy"
+    cached = cache_dir() / "folders" / f"{version_of(root, paths, f'2 {shape}')}.npy"
     beside = cached.with_suffix(".sha256")
     if not cached.exists():
         temporary = cached.with_suffix(f".{os.getpid()}.tmp")
         note = cached.with_suffix(f".{os.getpid()}.sha256.tmp")
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(cached.parent)
+            remove_abandoned(cached.parent)
             pixels = _decode_into(temporary, paths, shape)
             note.write_text(fingerprint(pixels, labels))
             note.replace(beside)  # first, so that pixels never lie there without it
@@ -196,7 +217,18 @@ def _decoded(
     return np.load(cached, mmap_mode="r"), beside.read_text()
 
 
-def _remove_abandoned(folder: Path) -> None:
+def version_of(root: Path, paths: Sequence[Path], made: str) -> str:
+    """sha256 over files' names, sizes and times, and over what is made of them."""
+    digest = hashlib.sha256(made.encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(
+            f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
+        )
+    return digest.hexdigest()
+
+
+def remove_abandoned(folder: Path) -> None:
     """Remove what processes that were killed left half-written, so long ago that none still is."""
     for path in folder.glob("*.tmp"):
         with suppress(FileNotFoundError):
@@ -218,13 +250,20 @@ def _decode_into(
             bad.append(str(image))
         else:
             pixels[i] = image
-    if bad:
-        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if bad[10:] else "")
-        raise DataError(
-            f"{len(bad)} of {len(paths)} files can't be used; mend or remove them:\n  {shown}"
-        )
+    refuse(bad, len(paths))
     pixels.flush()
     return pixels
+
+
+def refuse(bad: Sequence[str], n: int) -> None:
+    """Name the files, of ``n``, that can't be used.
+
+    Raises:
+        DataError: there are any.
+    """
+    if bad:
+        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10} more" if bad[10:] else "")
+        raise DataError(f"{len(bad)} of {n} files can't be used; mend or remove them:\n  {shown}")
 
 
 def _each(paths: Sequence[Path], read: Any, description: str) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from .assets import path_of, sha256_of
-from .datasets import DATASETS, cache_dir
+from .datasets import cache_dir, digits
 from .errors import ConfigError
 from .evaluation import Extractor, FeatureExtractor
 
@@ -96,7 +96,7 @@ def train_digits_classifier(images: Images) -> DigitsClassifier:
 
 
 def _train(path: Path) -> None:
-    network = train_digits_classifier(DATASETS[0].open("", 32))
+    network = train_digits_classifier(digits())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(network.state_dict(), temporary)

@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .data import open_data
+from .data import open_training
 from .errors import ConfigError, GanforgeError
 from .live import scorer_of
 from .progress import Silent
@@ -171,7 +171,7 @@ class Search:
         self._check_names()
         fields = self.variant.config.model_fields
         self.numbers = {name: number_of(fields[name].annotation) for name in plan.space}
-        _, self.images = open_data(plan.data, plan.settings.get("resolution_px"), plugins)
+        _, self.images = open_training(plan.data, plan.settings.get("resolution_px"), plugins)
         self._check_space()
         self._check_metric()
         shown = str(path / "study.db") if storage is None else address_shown(storage)

@@ -105,7 +105,7 @@ def of_card(
         inputs=card.inputs,
         resolution_px=card.output.width,
         channels=card.output.channels,
-        data="" if card.data.name.startswith("folder:") else card.data.name,
+        data="" if card.data.name.startswith(("crops:", "folder:")) else card.data.name,
         images=images,
         ema=card.ema,
         truncation=truncation,

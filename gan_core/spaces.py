@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, Union, get_args, get_ori
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from .data import open_data
+from .data import open_training
 from .errors import ConfigError
 from .workflow import configured
 
@@ -141,7 +141,7 @@ def derived_space(variant: str, data: str, settings: Mapping[str, Any], plugins:
         ConfigError, DataError, PluginError: the variant can't be trained like that.
     """
     found = plugins.variant(variant)
-    _, images = open_data(data, settings.get("resolution_px"), plugins)
+    _, images = open_training(data, settings.get("resolution_px"), plugins)
     space = default_space(configured(found, settings, images))
     return {name: choice for name, choice in space.items() if name not in settings}
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from . import checkpoint
 from .card import DataSource, ModelCard
-from .data import Images, TrainingData, open_data
+from .data import OF_FOLDERS, TrainingData, TrainingImages, open_training
 from .errors import CheckpointError, ConfigError, ExportError, TrainingDiverged
 from .export import export, write_card
 from .live import scorer_of
@@ -45,7 +45,9 @@ FROM_DATA = {"channels": False, "classes": False, "resolution_px": True}
 """What the data say of a configuration, and whether a setting may say otherwise."""
 
 
-def configured(variant: Variant, settings: Mapping[str, Any], images: Images) -> TrainConfig:
+def configured(
+    variant: Variant, settings: Mapping[str, Any], images: TrainingImages
+) -> TrainConfig:
     """The variant's configuration: its defaults, then the data's shape, then ``settings``.
 
     Raises:
@@ -73,7 +75,7 @@ def configured(variant: Variant, settings: Mapping[str, Any], images: Images) ->
 
 def start_run(
     path: Path, variant: Variant, data: str, settings: Mapping[str, Any], plugins: Plugins
-) -> tuple[Run, Images]:
+) -> tuple[Run, TrainingImages]:
     """A new run, whose folder ``train`` makes, and its training set.
 
     Of several processes the main one decodes the data; the others wait.
@@ -84,7 +86,7 @@ def start_run(
     side_px = _checked(variant, settings)  # before anything is downloaded or decoded
     accelerator = Accelerator()
     with accelerator.main_process_first():
-        _, images = open_data(data, side_px, plugins)
+        _, images = open_training(data, side_px, plugins)
     config = configured(variant, settings, images)
     next(images.batches(config.batch_size, seed=0, world=accelerator.num_processes))
     run = Run(path, variant, absolute(data), images.source, config)
@@ -109,14 +111,14 @@ def open_run(path: Path, plugins: Plugins, settings: Mapping[str, Any] | None = 
     return Run(path, variant, document["data"], source, config)
 
 
-def open_images(run: Run, plugins: Plugins) -> Images:
+def open_images(run: Run, plugins: Plugins) -> TrainingImages:
     """The training set of a run.
 
     Raises:
         ConfigError: the data isn't what the run was started with.
     """
     with Accelerator().main_process_first():
-        _, images = open_data(run.data, run.config.resolution_px, plugins)
+        _, images = open_training(run.data, run.config.resolution_px, plugins)
     if images.source.fingerprint != run.source.fingerprint:
         raise ConfigError(
             f"{run.data} has changed since {run.path} was started "
@@ -177,9 +179,9 @@ def built(run: Run, accelerator: Accelerator) -> Trainer:
 def absolute(data: str) -> str:
     """``--data`` as it is stored: a folder doesn't depend on where the command was typed."""
     name, _, argument = data.partition(":")
-    if name != "folder" or not argument:
+    if name not in OF_FOLDERS or not argument:
         return data
-    return f"folder:{Path(argument).expanduser().resolve()}"
+    return f"{name}:{Path(argument).expanduser().resolve()}"
 
 
 def export_run(run: Run, plugins: Plugins, model: str | None = None) -> ModelCard:
@@ -250,7 +252,8 @@ def read_card(directory: Path) -> ModelCard:
 
 
 def _model_name(run: Run) -> str:
-    text = f"{run.source.name.removeprefix('folder:')}_{run.variant.name}".lower()
+    name, _, argument = run.source.name.partition(":")
+    text = f"{argument if name in OF_FOLDERS else run.source.name}_{run.variant.name}".lower()
     return re.sub(r"[^a-z0-9_]+", "_", text)[:64]
 
 

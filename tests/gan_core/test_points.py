@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from gan_core.data import open_data
 from gan_core.densities import Mixture
 from gan_core.errors import ConfigError, DataError, ExportError
 from gan_core.points import GRID, RING, Modes, high_quality_fraction, modes_covered
@@ -64,7 +65,7 @@ def test_the_data_cover_all_modes_and_nearly_all_are_good(modes: Modes) -> None:
 
 @pytest.mark.parametrize("name", ["ring", "grid"])
 def test_a_set_is_images_of_one_pixel_within_one(plugins: Plugins, name: str) -> None:
-    images = plugins.datasets[name].open("", None)
+    _, images = open_data(name, None, plugins)
     assert (images.resolution_px, images.channels, images.pixels.dtype.name) == (1, 2, "float32")
     assert np.abs(images.pixels).max() < 1
 

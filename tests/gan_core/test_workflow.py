@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gan_core import checkpoint, hookimpl
 from gan_core.card import LabelInput
+from gan_core.data import Images
 from gan_core.errors import CheckpointError, ConfigError, DataError, PluginError, TrainingDiverged
 from gan_core.losses import NonSaturating
 from gan_core.plugins import Plugins
@@ -132,6 +133,7 @@ def test_data_that_cannot_be_read_start_no_run(
 
 def test_a_rule_of_the_variant_is_explained(plugins: Plugins, trained: Path) -> None:
     images = open_images(open_run(trained, plugins), plugins)
+    assert isinstance(images, Images)
     odd = replace(images, pixels=images.pixels[:, :, :8, :8].repeat(3, 2).repeat(3, 3))
     with pytest.raises(ConfigError, match="resolution_px 24 is not a power of two"):
         configured(plugins.variant("dcgan"), {}, odd)
