@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .plugins import Plugins
 
 __all__ = [
-    "OF_FOLDERS",
     "Batch",
     "Dataset",
     "Images",
@@ -33,6 +32,7 @@ __all__ = [
     "TrainingImages",
     "fingerprint",
     "open_data",
+    "open_training",
 ]
 
 OF_FOLDERS = ("crops", "folder")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["rng_state", "seed_everything", "set_rng_state"]
+__all__ = ["Draws", "rng_state", "seed_everything", "set_rng_state"]
 
 
 def seed_everything(seed: int) -> None:
@@ -40,3 +41,26 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+
+
+class Draws:
+    """Random numbers of a generator, for tensors on a device, which may be another than its own."""
+
+    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
+        self.generator = generator
+        self.device = device
+
+    def uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """So many between two bounds [n]."""
+        found = torch.rand(n, generator=self.generator, device=self.generator.device)
+        return (low + (high - low) * found).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal ones."""
+        found = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return found.to(self.device)
+
+    def poisson(self, rates: Tensor) -> Tensor:
+        """Counts of those rates."""
+        found = torch.poisson(rates.to(self.generator.device), self.generator)
+        return found.to(self.device)
