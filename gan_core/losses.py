@@ -1,4 +1,6 @@
-"""Adversarial losses on logits, per sample: [N] and [N] in, [N] out; the trainer takes the mean.
+"""Adversarial losses on logits: [N] and [N] in, [N] out; the trainer takes the mean.
+
+All but the relativistic average are per sample.
 
 Logits, never probabilities: softplus is exact where sigmoid followed by log isn't.
 """
@@ -21,6 +23,7 @@ __all__ = [
     "Minimax",
     "NonSaturating",
     "Relativistic",
+    "RelativisticAverage",
     "Wasserstein",
 ]
 
@@ -184,3 +187,27 @@ class Relativistic:
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
         """softplus(−(D(G(z)) − D(x)))."""
         return softplus(real_logits - fake_logits)  # type: ignore[operator] # needs_real
+
+
+@dataclass(frozen=True, slots=True)
+class RelativisticAverage:
+    """Each image against the mean of the other kind: RaGAN (Jolicoeur-Martineau 2019), ESRGAN's."""
+
+    @property
+    def needs_real(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def boundary(self) -> None:
+        """None: only differences count."""
+        return
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """−log σ(D(x) − E D(G(z))) − log(1 − σ(D(G(z)) − E D(x)))."""
+        real, fake = real_logits - fake_logits.mean(), fake_logits - real_logits.mean()
+        return softplus(-real) + softplus(fake)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+        """The same with the two exchanged."""
+        return self.discriminator(fake_logits, real_logits)  # type: ignore[arg-type] # needs_real

@@ -17,6 +17,7 @@ from gan_core.losses import (
     Minimax,
     NonSaturating,
     Relativistic,
+    RelativisticAverage,
     Wasserstein,
 )
 
@@ -30,6 +31,7 @@ LOSSES: list[AdversarialLoss] = [
     Wasserstein(),
     Wasserstein(drift=0.3),
     Relativistic(),
+    RelativisticAverage(),
 ]
 LOG3 = math.log(3.0)  # sigmoid(log 3) = 3/4
 
@@ -94,7 +96,15 @@ def test_generator_gradient_equals_finite_differences(loss: AdversarialLoss) -> 
     )
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+def test_the_relativistic_average_equals_the_closed_form() -> None:
+    # reals are at 0 and log 9, fakes at 0 and 0: their means are log 3 and 0
+    loss = RelativisticAverage().discriminator(double(0.0, 2 * LOG3), double(0.0, 0.0))
+    # −log σ(0), −log σ(log 9); and of each fake −log(1 − σ(−log 3))
+    expected = [math.log(2) + math.log(4 / 3), math.log(10 / 9) + math.log(4 / 3)]
+    assert loss.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [one for one in LOSSES if one != RelativisticAverage()])
 def test_losses_are_per_sample(loss: AdversarialLoss) -> None:
     real, fake = double(-2.3, 0.4), double(0.2, -1.6)
     together = loss.discriminator(real, fake)
@@ -141,11 +151,11 @@ def test_drift_is_of_the_reals_alone() -> None:
     assert moved.item() == 5.0
 
 
+@pytest.mark.parametrize("loss", [Relativistic(), RelativisticAverage()])
 @given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
 def test_relativistic_losses_do_not_see_a_shift_of_all_logits(
-    real: float, fake: float, shift: float
+    loss: AdversarialLoss, real: float, fake: float, shift: float
 ) -> None:
-    loss = Relativistic()
     for side in (loss.discriminator, lambda x, y: loss.generator(y, x)):
         here, there = (
             side(double(real), double(fake)),
@@ -154,14 +164,14 @@ def test_relativistic_losses_do_not_see_a_shift_of_all_logits(
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
 
 
-def test_the_relativistic_game_is_symmetric() -> None:
+@pytest.mark.parametrize("loss", [Relativistic(), RelativisticAverage()])
+def test_the_relativistic_game_is_symmetric(loss: AdversarialLoss) -> None:
     real, fake = double(-2.3, 0.4), double(0.2, -1.6)
-    loss = Relativistic()
     assert torch.equal(loss.generator(real, fake), loss.discriminator(real, fake))
 
 
-def test_only_the_relativistic_loss_needs_real_logits_in_the_generator_step() -> None:
-    assert [loss for loss in LOSSES if loss.needs_real] == [Relativistic()]
+def test_only_the_relativistic_losses_need_real_logits_in_the_generator_step() -> None:
+    assert [loss for loss in LOSSES if loss.needs_real] == [Relativistic(), RelativisticAverage()]
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.boundary is not None], ids=repr)
@@ -173,6 +183,6 @@ def test_a_discriminator_that_cannot_tell_settles_at_the_boundary(loss: Adversar
     assert slope.item() == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("loss", [Wasserstein(), Relativistic()])
+@pytest.mark.parametrize("loss", [Wasserstein(), Relativistic(), RelativisticAverage()])
 def test_a_loss_of_differences_has_no_boundary(loss: AdversarialLoss) -> None:
     assert loss.boundary is None
