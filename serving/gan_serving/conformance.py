@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gan_core.latents import draw, oblong
+
 from .ort_engine import OrtEngine
 from .repository import publish
-from .schema import parsed
-from .service import Generation, ImageService
+from .schema import UpscaleRequest, parsed
+from .service import ImageService
+from .upscaling import upscale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator
 
     from gan_core.card import ModelCard
 
@@ -28,16 +32,25 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 
 
 def check_served(card: ModelCard, directory: Path) -> None:
-    """Publish what is in ``directory`` and ask for images.
+    """Publish what is in ``directory`` and ask for images, or have pictures enlarged.
 
     Raises:
         PublishError: a repository refuses it.
         ValueError: a batch gives other images than its members alone.
+        ServiceError: a picture can't be enlarged.
     """
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder)
         publish(directory, repository)
-        together, *alone = asyncio.run(_generate(repository, card.model, REQUESTS))
+        check = _upscaled if [item.role for item in card.inputs] == ["image"] else _generated
+        asyncio.run(check(repository, card))
+
+
+async def _generated(repository: Path, card: ModelCard) -> None:
+    async with _service(repository) as service:
+        together, *alone = [
+            await service.generate(parsed(model=card.model, **one)) for one in REQUESTS
+        ]
     single = np.concatenate([one.images for one in alone]).astype(int)
     difference = np.abs(together.images.astype(int) - single).max()
     if difference > 1 or together.seeds != (5, 6, 7):
@@ -46,12 +59,16 @@ def check_served(card: ModelCard, directory: Path) -> None:
         )
 
 
-async def _generate(
-    repository: Path, model: str, requests: Sequence[dict[str, Any]]
-) -> list[Generation]:
+async def _upscaled(repository: Path, card: ModelCard) -> None:
+    (pictures,) = oblong(card.inputs, draw(card.inputs, [5])).values()
+    async with _service(repository) as service:
+        await upscale(service, UpscaleRequest(model=card.model), pictures[0])
+
+
+@asynccontextmanager
+async def _service(repository: Path) -> AsyncIterator[ImageService]:
     engine = OrtEngine(repository, cores=1)
-    service = ImageService(engine)
     try:
-        return [await service.generate(parsed(model=model, **one)) for one in requests]
+        yield ImageService(engine)
     finally:
         await engine.close()

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gan_core.card import LatentInput, ModelCard
-from gan_core.errors import PublishError
+from gan_core.card import ImageInput, ImageOutput, LatentInput, ModelCard
+from gan_core.errors import InternalError, PublishError
 from gan_serving.conformance import check_served
-from tests.serving.graphs import WATERMARK_OUTPUT, write_export
+from tests.serving.graphs import WATERMARK_OUTPUT, doubling, write_export
 
 
 def card_in(folder: Path) -> ModelCard:
@@ -65,4 +65,29 @@ def test_an_image_that_depends_on_its_neighbours_fails(tmp_path: Path) -> None:
     inputs = (LatentInput(dim=4, distribution="uniform"),)
     folder = write_export(tmp_path, "averaged", averaged(), inputs, WATERMARK_OUTPUT)
     with pytest.raises(ValueError, match=r"n = 3 differs from three times n = 1 by \d+ levels"):
+        check_served(card_in(folder), folder)
+
+
+def upscaler(directory: Path, proto: onnx.ModelProto, **source: int) -> Path:
+    """An export that makes pictures twice as large."""
+    output = ImageOutput(height=None, width=None, channels=3, scale=2)
+    return write_export(directory, "larger", proto, (ImageInput(**source),), output)
+
+
+@pytest.mark.parametrize("source", [{}, {"tile_px": 12, "halo_px": 2}, {"min_side_px": 40}])
+def test_an_upscaler_passes(tmp_path: Path, source: dict[str, int]) -> None:
+    folder = upscaler(tmp_path, doubling(), **source)
+    check_served(card_in(folder), folder)
+
+
+def test_an_upscaler_that_cannot_take_its_tiles_fails(tmp_path: Path) -> None:
+    proto = doubling()
+    nodes = proto.graph.node
+    nodes[1].input[0] = "restored"
+    nodes.insert(1, helper.make_node("Transpose", ["levels"], ["first"], perm=[0, 3, 1, 2]))
+    nodes.insert(2, helper.make_node("SpaceToDepth", ["first"], ["halved"], blocksize=2))
+    nodes.insert(3, helper.make_node("DepthToSpace", ["halved"], ["whole"], blocksize=2))
+    nodes.insert(4, helper.make_node("Transpose", ["whole"], ["restored"], perm=[0, 2, 3, 1]))
+    folder = upscaler(tmp_path, proto, multiple_of=2, tile_px=13, halo_px=2)
+    with pytest.raises(InternalError, match="larger"):
         check_served(card_in(folder), folder)
