@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,8 +18,10 @@ from gan_serving.grpc_api.messages import message_of, model_message, upscale_mes
 from gan_serving.grpc_api.statuses import error_of
 
 from .augmentation import in_parts
+from .frames import through
 from .hints import hinted
 from .images import GeneratedImage, ImageBatch
+from .transports import as_png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
@@ -83,6 +85,22 @@ class GrpcTransport:
             error.message = error.message.removeprefix("frame 0: ")  # there is no other
             error.args = (error.message,)
             raise
+
+    def upscale_png(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The same as a PNG."""
+        return as_png(self, request, picture, timeout_s)
+
+    async def frames(
+        self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
+    ) -> AsyncGenerator[tuple[GeneratedImage, float], None]:
+        """What a model makes of pictures, in one call, and each one's latency in seconds."""
+        call = self._stub.Upscale(metadata=self._metadata)
+        answers = through(call, upscale_message(request), pictures, timeout_s)
+        async with self._told_apart(), aclosing(answers):
+            async for answer in answers:
+                yield answer
 
     async def _images(self, chunks: AsyncIterable[ImageChunk], model: str) -> ImageBatch:
         assembly = Assembly()

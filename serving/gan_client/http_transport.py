@@ -74,8 +74,8 @@ class HttpTransport:
         body = request.model_dump(exclude_none=True, exclude_defaults=True) | {"stream": True}
         n = request.n or len(request.labels or ()) or 1
         headers = {"Accept": "text/event-stream", **_timeout(timeout_s)}
-        async with self._lines(GENERATIONS, body, timeout_s, headers) as lines:
-            async for image in images_of(lines, n):
+        async with self._answer(GENERATIONS, timeout_s, headers, json=body) as response:
+            async for image in images_of(response.aiter_lines(), n):
                 yield image
 
     async def augment(
@@ -84,18 +84,31 @@ class HttpTransport:
         """A stream from its offset on, or an error."""
         body = request.model_dump(exclude_none=True, exclude_defaults=True)
         headers = {"Accept": "application/x-ndjson"}
-        async with self._lines("/v1/augment", body, timeout_s, headers) as lines:
-            async for sample in samples_of(lines):
+        async with self._answer("/v1/augment", timeout_s, headers, json=body) as response:
+            async for sample in samples_of(response.aiter_lines()):
                 yield sample
 
     async def upscale(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
     ) -> ImageBatch:
         """What a model makes of a picture."""
-        body = request.model_dump(exclude_none=True, exclude_defaults=True)
-        file = await asyncio.to_thread(as_file, picture)
-        batch = await self.ask("POST", UPSCALE, timeout_s, batch_of, body, picture=file)
-        return replace(batch, model=request.model)
+        async with self._upscaled(request, picture, timeout_s) as response:
+            pixels = await asyncio.to_thread(decoded, await response.aread())
+            version = int(response.headers["X-Model-Version"])
+        return ImageBatch((GeneratedImage(pixels, None),), request.model, version)
+
+    async def upscale_png(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The same as a PNG's pieces, each as soon as it is there and within ``timeout_s``."""
+        async with self._upscaled(request, picture, timeout_s) as response:
+            async for piece in response.aiter_bytes():
+                yield piece
+
+    def frames(
+        self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
+    ) -> None:
+        """Each is a call of its own."""
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
@@ -119,9 +132,8 @@ class HttpTransport:
         body: dict[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        picture: bytes | None = None,
     ) -> T:
-        """What ``read`` makes of the JSON that a gateway answers; with a picture, to a form.
+        """What ``read`` makes of the JSON that a gateway answers.
 
         Raises:
             ServiceError: the gateway's, or the answer isn't one that ``read`` understands.
@@ -130,9 +142,7 @@ class HttpTransport:
             response = await self._http.request(
                 method,
                 path,
-                json=body if picture is None else None,
-                data=None if picture is None else body,
-                files=None if picture is None else {"image": ("image", picture)},
+                json=body,
                 timeout=timeout_s,
                 headers={**self._headers, **_timeout(timeout_s), **(headers or {})},
             )
@@ -141,18 +151,44 @@ class HttpTransport:
             return read(response.json())
 
     @asynccontextmanager
-    async def _lines(
-        self, path: str, body: dict[str, Any], timeout_s: float, headers: Mapping[str, str]
-    ) -> AsyncIterator[AsyncIterator[str]]:
-        """The lines of an answer, each as soon as it is there and within ``timeout_s``."""
+    async def _upscaled(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> AsyncIterator[httpx.Response]:
+        """A PNG, which a gateway sends while it makes it; its own limit is for each band of it."""
+        fields = request.model_dump(exclude_none=True, exclude_defaults=True)
+        file = await asyncio.to_thread(as_file, picture)
+        headers = {"Accept": "image/png"}
+        async with self._answer(
+            UPSCALE, timeout_s, headers, data=fields, files={"image": ("image", file)}
+        ) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        path: str,
+        timeout_s: float,
+        headers: Mapping[str, str],
+        *,
+        json: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        files: dict[str, tuple[str, bytes]] | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """What a gateway answers, each piece of it within ``timeout_s``."""
         with self._told_apart(timeout_s):
             async with self._http.stream(
-                "POST", path, json=body, timeout=timeout_s, headers={**self._headers, **headers}
+                "POST",
+                path,
+                json=json,
+                data=data,
+                files=files,
+                timeout=timeout_s,
+                headers={**self._headers, **headers},
             ) as response:
                 if response.is_error:
                     await response.aread()
                     _raise(response)
-                yield response.aiter_lines()
+                yield response
 
     @contextmanager
     def _told_apart(self, timeout_s: float) -> Iterator[None]:

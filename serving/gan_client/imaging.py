@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Unpack
 
 from .asking import Asked, request_of
 from .augmentation import AsyncAugmentation, Augmentation, PerClass, augment_request
 from .pictures import opened
 from .runner import Runner, next_of
+from .upscaling import enlarged, upscale_request, write_png
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import ArrayLike
 
     from .client import AsyncClient
@@ -154,13 +157,65 @@ class AsyncImages:
             OSError: there is no such file.
             ServiceError: the subclass says why; the same one over every transport.
         """
-        from gan_serving.schema import UpscaleRequest, validated
-
-        request = validated(UpscaleRequest, {"model": model, "version": version})
+        request = upscale_request(model, version)
         picture = await asyncio.to_thread(opened, image)
         return await self._client.call(
             lambda t, left_s: t.upscale(request, picture, left_s), timeout_s
         )
+
+    async def upscale_file(
+        self,
+        image: AnyPicture,
+        out: str | os.PathLike[str],
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Make a picture larger, into a PNG file: over HTTP as it arrives, never whole in memory.
+
+        Args:
+            image: as ``upscale`` takes it.
+            out: the file, which is written over; incomplete after an error.
+            model: name of a published model that takes a picture.
+            version: one of those that serve; the newest by default.
+            timeout_s: until the first bytes, and longest without any.
+
+        Raises:
+            OSError: there is no such file, or ``out`` can't be written.
+            ServiceError: the subclass says why; the same one over every transport.
+        """
+        request = upscale_request(model, version)
+        await write_png(self._client, request, image, out, timeout_s)
+
+    async def upscale_stream(
+        self,
+        frames: Iterable[AnyPicture] | AsyncIterable[AnyPicture],
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[tuple[GeneratedImage, float], None]:
+        """Make pictures larger, in order: each, and its seconds from being sent to being there.
+
+        Four are on their way at once, and the next frame is read once there is room for it. Over
+        gRPC all are one call, which isn't tried again; elsewhere each is a call of its own.
+
+        Args:
+            frames: pictures as ``upscale`` takes them; what isn't async is read in a thread.
+            model: name of a published model that takes a picture.
+            version: one of those that serve; the newest by default.
+            timeout_s: for each frame.
+
+        Raises:
+            OSError: there is no such file.
+            ServiceError: a frame failed, which the message names; those before it were given.
+        """
+        request = upscale_request(model, version)
+        results = enlarged(self._client, request, frames, timeout_s)
+        async with aclosing(results):
+            async for result in results:
+                yield result
 
 
 class Images:
@@ -243,3 +298,36 @@ class Images:
         return self._runner.call(
             self._images.upscale(image, model=model, version=version, timeout_s=timeout_s)
         )
+
+    def upscale_file(
+        self,
+        image: AnyPicture,
+        out: str | os.PathLike[str],
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """As ``AsyncImages.upscale_file``."""
+        self._runner.call(
+            self._images.upscale_file(image, out, model=model, version=version, timeout_s=timeout_s)
+        )
+
+    def upscale_stream(
+        self,
+        frames: Iterable[AnyPicture],
+        *,
+        model: str,
+        version: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Generator[tuple[GeneratedImage, float], None, None]:
+        """As ``AsyncImages.upscale_stream``; ``frames`` are read in another thread."""
+        results = self._images.upscale_stream(
+            frames, model=model, version=version, timeout_s=timeout_s
+        )
+        try:
+            while (result := self._runner.call(next_of(results))) is not None:
+                yield result
+        finally:
+            with suppress(RuntimeError):  # the client may be closed
+                self._runner.call(results.aclose())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ from gan_core.errors import ConfigError
 
 from .augmentation import Sample, in_parts
 from .images import GeneratedImage, ImageBatch
+from .pictures import as_file
 from .tls import Tls
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from .pictures import Picture
 
-__all__ = ["ServiceTransport", "Transport", "open_transport"]
+__all__ = ["ServiceTransport", "Transport", "as_png", "open_transport"]
 
 
 class Transport(Protocol):
@@ -43,6 +45,19 @@ class Transport(Protocol):
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
     ) -> ImageBatch:
         """What a model makes of a picture."""
+
+    def upscale_png(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The same as a PNG's pieces; ``timeout_s`` is for each of them."""
+
+    def frames(
+        self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
+    ) -> AsyncGenerator[tuple[GeneratedImage, float], None] | None:
+        """What a model makes of pictures, in one call, and each one's latency in seconds.
+
+        ``timeout_s`` is for each of them. None where each is a call of its own.
+        """
 
     async def models(self) -> list[ModelCard]:
         """The newest card of every model."""
@@ -120,6 +135,17 @@ class ServiceTransport:
 
         return _batch(await upscale(self._service, request, picture, timeout_s))
 
+    def upscale_png(
+        self, request: UpscaleRequest, picture: Picture, timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The same as a PNG."""
+        return as_png(self, request, picture, timeout_s)
+
+    def frames(
+        self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
+    ) -> None:
+        """Each is a call of its own."""
+
     async def stream(
         self, request: GenerationRequest, timeout_s: float
     ) -> AsyncGenerator[GeneratedImage, None]:
@@ -147,6 +173,14 @@ class ServiceTransport:
     async def close(self) -> None:
         """Close the engine."""
         await self._service.engine.close()
+
+
+async def as_png(
+    transport: Transport, request: UpscaleRequest, picture: Picture, timeout_s: float
+) -> AsyncGenerator[bytes, None]:
+    """What a model makes of a picture, as a PNG in one piece."""
+    (image,) = await transport.upscale(request, picture, timeout_s)
+    yield await asyncio.to_thread(as_file, image.pixels)
 
 
 def _batch(answer: Generation) -> ImageBatch:

@@ -30,9 +30,14 @@ def split(data: bytes, head: ImageChunk) -> Iterator[ImageChunk]:
 
 
 class Assembly:
-    """Puts the pieces of a stream of pixels together."""
+    """Puts the pieces of a stream of pixels together.
 
-    def __init__(self) -> None:
+    Args:
+        first: index of the first image that is due.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self._first = first
         self.images: list[tuple[NDArray[np.uint8], int | None]] = []
         """Those that are complete: uint8 [H, W, C], and the seed."""
         self.version = 0
@@ -45,7 +50,8 @@ class Assembly:
         Raises:
             ValueError: it isn't the next, or its image isn't of the size that it says.
         """
-        place = (len(self.images), len(self._data), self.version or chunk.version)
+        due = self._first + len(self.images)
+        place = (due, len(self._data), self.version or chunk.version)
         if (chunk.index, chunk.offset, chunk.version) != place:
             raise ValueError(f"image {chunk.index} at {chunk.offset} came where {place} is due")
         self.version = chunk.version

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from gan_core.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_core.latents import random_seed
 from gan_serving.in_order import in_order
+from gan_serving.numbered import naming, numbered
 from gan_serving.room import PICTURES_AT_ONCE, Room
 from gan_serving.upscaling import upscale
 
@@ -23,8 +23,6 @@ from .made import data_of, fields_of
 from .messages import upscale_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -85,7 +83,7 @@ class Upscaling:
             share: Share, frame: tuple[int, bytes | NDArray[np.uint8]]
         ) -> tuple[bytes, ImageChunk]:
             index, picture = frame
-            with _naming(index):
+            with naming(index):
                 await self._gatekeeper.spend(caller)
                 made = await upscale(self._service, request, picture, caller=caller.name, seed=seed)
                 quality = request.output_compression
@@ -99,22 +97,13 @@ class Upscaling:
             await context.send_initial_metadata(())
             with self._room.share() as share:
                 pictures = frames_of(_chained(first, chunks), self._max_frame_bytes, share)
-                answers = in_order(_numbered(pictures), partial(answer, share), AT_ONCE)
+                answers = in_order(numbered(pictures), partial(answer, share), AT_ONCE)
                 async with aclosing(answers):
                     async for data, head in answers:
                         for piece in split(data, head):
                             async with _patience("no answer was read"):
                                 await context.write(piece)
                         share.give(len(data))
-
-
-async def _numbered(pictures: AsyncIterator[T]) -> AsyncIterator[tuple[int, T]]:
-    for index in itertools.count():
-        with _naming(index):
-            picture = await anext(pictures, None)
-        if picture is None:
-            return
-        yield index, picture
 
 
 async def _chained(first: T, others: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -139,14 +128,3 @@ async def _patience(what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(f"{what} within {IDLE_S:g} s") from error
-
-
-@contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Errors say which frame they are of."""
-    try:
-        yield
-    except ServiceError as error:
-        raise type(error)(
-            f"frame {index}: {error.message}", param=error.param, retry_after_s=error.retry_after_s
-        ) from error

@@ -1,0 +1,129 @@
+"""``images.upscale_stream`` and ``upscale_file``: in order, never far ahead, over every way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gan_client import AsyncClient, Client
+from gan_core.errors import UnsupportedMedia
+from gan_serving.repository import publish
+from tests.serving.graphs import DOUBLED_OUTPUT, SOFTENED_INPUTS, softened, softening, write_export
+from tests.serving.processes import Serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gan_client.pictures import AnyPicture
+
+WAYS = ("http", "grpc", "local")
+MODEL = "softening"
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The same model's addresses."""
+    root = tmp_path_factory.mktemp("softening")
+    export = write_export(root / "export", MODEL, softening(), SOFTENED_INPUTS, DOUBLED_OUTPUT)
+    publish(export, root / "repository")
+    with Serving(root / "repository", "ort", "--workers", "1") as serving:
+        yield {"http": serving.url, "grpc": serving.grpc, "local": f"local:{root / 'repository'}"}
+
+
+def pictures(n: int) -> list[NDArray[np.uint8]]:
+    """Of different sizes."""
+    rng = np.random.default_rng(7)
+    return [rng.integers(0, 256, (8 + i, 50 - i, 3), dtype=np.uint8) for i in range(n)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frames_come_back_in_order_with_their_latencies(ways: dict[str, str], way: str) -> None:
+    given = pictures(9)
+    with Client(ways[way]) as client:
+        found = list(client.images.upscale_stream(iter(given), model=MODEL))
+    assert len(found) == len(given)
+    for (image, latency_s), picture in zip(found, given, strict=True):
+        np.testing.assert_array_equal(image.numpy(), softened(picture))
+        assert 0 < latency_s < 60
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_source_is_read_as_results_are_taken(ways: dict[str, str], way: str) -> None:
+    read = 0
+
+    def endless() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield pictures(1)[0]
+
+    with Client(ways[way]) as client:
+        results = client.images.upscale_stream(endless(), model=MODEL)
+        for taken in range(1, 7):
+            next(results)
+            assert read <= taken + 4
+        results.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_frames_error_names_it_after_those_before_it(ways: dict[str, str], way: str) -> None:
+    given: list[AnyPicture] = [*pictures(2), b"no picture", *pictures(1)]
+    with Client(ways[way]) as client:
+        results = client.images.upscale_stream(given, model=MODEL)
+        next(results)
+        next(results)
+        with pytest.raises(UnsupportedMedia, match=r"^frame 2: image: ") as refused:
+            next(results)
+    assert refused.value.param == "image"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_sources_own_error_is_raised(ways: dict[str, str], way: str) -> None:
+    def failing() -> Iterator[NDArray[np.uint8]]:
+        yield pictures(1)[0]
+        raise EOFError("the camera is gone")
+
+    with Client(ways[way]) as client:
+        results = client.images.upscale_stream(failing(), model=MODEL)
+        next(results)
+        with pytest.raises(EOFError, match="camera"):
+            next(results)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_frames_give_no_results(ways: dict[str, str], way: str) -> None:
+    with Client(ways[way]) as client:
+        assert list(client.images.upscale_stream([], model=MODEL)) == []
+
+
+async def _collected(url: str, given: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    async def source() -> AsyncIterator[NDArray[np.uint8]]:
+        for picture in given:
+            yield picture
+
+    async with AsyncClient(url) as client:
+        results = client.images.upscale_stream(source(), model=MODEL)
+        return [image.numpy() async for image, _ in results]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_async_source_gives_the_same(ways: dict[str, str], way: str) -> None:
+    given = pictures(3)
+    for found, picture in zip(asyncio.run(_collected(ways[way], given)), given, strict=True):
+        np.testing.assert_array_equal(found, softened(picture))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_is_what_upscale_gives(ways: dict[str, str], way: str, tmp_path: Path) -> None:
+    (picture,) = pictures(1)
+    with Client(ways[way]) as client:
+        client.images.upscale_file(picture, tmp_path / "out.png", model=MODEL)
+    with Image.open(tmp_path / "out.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), softened(picture))
