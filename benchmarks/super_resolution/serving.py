@@ -27,7 +27,6 @@ import httpx
 import numpy as np
 import onnxruntime
 import torch
-from gan_srgan.networks import Compact
 
 from gan_client.images import decoded
 from gan_core.card import DataSource, ImageInput, Input
@@ -38,6 +37,7 @@ from gan_serving.cores import usable_cores
 from gan_serving.encode import png
 from gan_serving.repository import publish
 from gan_serving.tiles import Tiling
+from gan_srgan.networks import Compact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
