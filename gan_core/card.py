@@ -262,6 +262,10 @@ class Provenance(_Frozen):
     """Whether the exponential moving average of the weights was measured; None where nobody
     knows."""
     graph: Literal["onnx", "torch"] = "onnx"
+    border_px: int | None = None
+    """Of pairs of images: what is left out at each edge."""
+    degradation: str | None = None
+    """Of upscalers: how the small pictures were made."""
 
 
 class Score(_Frozen):

@@ -281,10 +281,13 @@ def _finite(value: Any) -> Any:
 
 def _print_scores(scores: Sequence[Score], plugins: Plugins) -> None:
     """A table of the values, and below it how all of them were measured."""
+    from .held_out import BETTER
+
     table = Table("metric", "value", "better")
     for score in scores:
         spread = "" if score.sd is None else f" ± {score.sd:.2g}"
-        better = plugins.metrics[score.metric].better
+        metric = plugins.metrics.get(score.metric)
+        better = metric.better if metric else BETTER[score.metric]
         table.add_row(score.metric, f"{score.value:.4g}{spread}", better)
     console.print(table)
     for name, value in scores[0].provenance.model_dump(exclude_none=True).items():

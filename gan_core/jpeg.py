@@ -86,5 +86,5 @@ def _cosines() -> Tensor:
     k = torch.arange(BLOCK_PX, dtype=torch.float64)
     basis = torch.cos(pi / BLOCK_PX * k[:, None] * (k + 0.5)) * (2 / BLOCK_PX) ** 0.5
     basis[0] /= 2**0.5
-    rounded: Tensor = basis.float()
-    return rounded
+    cosines: Tensor = basis.float()
+    return cosines

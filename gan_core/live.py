@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from .card import LatentInput
+from .console import errors
+from .crops import Crops
 from .data import Images, TrainingData
 from .errors import ConfigError
 from .evaluation import score
 from .export import ServedGenerator, rendered
+from .held_out import enlarged_by, held_out_scores, usual_metrics
 from .latents import draw, interpolated, seed_range
 from .sources import EPSILON, Source
 from .variant import is_points
@@ -84,6 +87,8 @@ def scorer_of(run: Run, data: TrainingData, plugins: Plugins) -> Scorer | None:
     """Measures the data's own metrics, if the run asks for it."""
     if not run.config.score_kimg:
         return None
+    if isinstance(data, Crops) and run.variant.task == "super-resolution":
+        return _scorer_of_upscaler(run, data)
     if not isinstance(data, Images):
         raise ConfigError(f"score_kimg needs images to compare with, not a {type(data).__name__}")
     dataset = plugins.pick("dataset", run.data.partition(":")[0], plugins.datasets)
@@ -97,6 +102,16 @@ def scorer_of(run: Run, data: TrainingData, plugins: Plugins) -> Scorer | None:
     def scored(served: ServedGenerator) -> dict[str, float]:
         source = of_network(served, run)
         scores = score(source, data, extractor, metrics, samples=samples)
+        return {score.metric: score.value for score in scores}
+
+    return scored
+
+
+def _scorer_of_upscaler(run: Run, data: Crops) -> Scorer:
+    names = run.config.score_metrics or usual_metrics(errors.print)
+
+    def scored(served: ServedGenerator) -> dict[str, float]:
+        scores = held_out_scores(data, enlarged_by(served), served.scale, names)
         return {score.metric: score.value for score in scores}
 
     return scored

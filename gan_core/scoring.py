@@ -11,10 +11,13 @@ from accelerate import Accelerator
 
 from . import checkpoint
 from .card import ModelCard
-from .data import Images, open_data
+from .console import errors
+from .crops import Crops
+from .data import Images, open_data, open_training
 from .errors import ConfigError, ModelNotFound
 from .evaluation import Extractor, score
 from .export import ServedGenerator, write_card
+from .held_out import held_out_scores, is_upscaler, usual_metrics
 from .live import along_paths, of_network
 from .run import Run
 from .sources import Source, of_graph
@@ -22,6 +25,9 @@ from .variant import is_points
 from .workflow import built, export_run, open_run, read_card
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .card import Score
     from .plugins import Plugins
 
@@ -49,6 +55,8 @@ def evaluate(
         DataError: the reference set can't be read.
         ServiceError: a server doesn't answer.
     """
+    if is_upscaler(source.inputs):
+        return _evaluate_upscaler(source, plugins, metrics, data, progress)
     images, chosen, own = reference(source, plugins, data, extractor)
     names = dict.fromkeys(own if metrics is None else metrics)
     if every := "all" in names:
@@ -66,6 +74,52 @@ def evaluate(
     if source.directory:
         _add_to_card(source.directory, scores)
     return scores
+
+
+def _evaluate_upscaler(
+    source: Source,
+    plugins: Plugins,
+    metrics: Sequence[str] | None,
+    data: str | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Score, ...]:
+    if not source.directory:
+        raise ConfigError(f"{source.name}: of upscalers, runs and .onnx files alone are scored")
+    if not (data or source.data):
+        raise ConfigError(
+            f"{source.name} was trained on a folder, which lies nobody knows where: name "
+            "photographs, with --data photos or --data crops:PATH"
+        )
+    _, crops = open_training(data or source.data, 1, plugins)  # px: no crop is taken
+    if not isinstance(crops, Crops):
+        raise ConfigError(
+            f"{crops.source.name} holds no photographs back: upscalers are scored on those of "
+            "--data photos or --data crops:PATH"
+        )
+    scores = held_out_scores(
+        crops,
+        _enlarged_by_graph(source.directory),
+        read_card(source.directory).output.scale,
+        usual_metrics(errors.print) if metrics is None or "all" in metrics else metrics,
+        ema=source.ema,
+        progress=progress,
+    )
+    _add_to_card(source.directory, scores)
+    return scores
+
+
+def _enlarged_by_graph(directory: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    import onnxruntime
+
+    graph = directory / "model.onnx"
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        made: NDArray[np.uint8] = session.run(None, {name: picture[None]})[0][0]
+        return made
+
+    return enlarge
 
 
 def reference(

@@ -490,6 +490,8 @@ def test_scores_of_one_provenance_compare() -> None:
         {"truncation": 0.7},
         {"ema": False},
         {"graph": "torch"},
+        {"border_px": 4},
+        {"degradation": "bicubic"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
