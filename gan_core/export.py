@@ -212,8 +212,9 @@ def _graph(served: ServedGenerator) -> onnx.ModelProto:
     except ExportError:
         raise
     except Exception as error:  # the exporter raises what it likes, after pages of traces
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise ExportError(f"can't export to ONNX: {type(error).__name__}: {first}") from error
+        cause = error.__cause__ or error  # what the exporter wraps in advice
+        first = next((line for line in str(cause).splitlines() if line.strip()), "")
+        raise ExportError(f"can't export to ONNX: {type(cause).__name__}: {first}") from error
     return proto
 
 
@@ -287,8 +288,12 @@ def _compared(
     """The graph's images, and by how many levels torch's differ."""
     with torch.no_grad():
         expected = served(*map(torch.from_numpy, inputs.values())).numpy()
-    actual: NDArray[np.uint8] = session.run([OUTPUT_NAME], inputs)[0]
     given = ", ".join(f"{name}{value.shape}" for name, value in inputs.items())
+    try:
+        actual: NDArray[np.uint8] = session.run([OUTPUT_NAME], inputs)[0]
+    except Exception as error:  # onnxruntime's own have no common base
+        reason = " ".join(str(error).split())
+        raise ExportError(f"onnxruntime can't run the graph for {given}: {reason}") from error
     if actual.shape != expected.shape or actual.dtype != np.uint8:
         raise ExportError(
             f"onnxruntime gives {actual.dtype}{actual.shape} for {given}, "

@@ -66,6 +66,11 @@ def ganforge_check_export(card: ModelCard, directory: Path) -> None:
     """Raise if ``directory`` (model.onnx and card.json) can't be used. Called by ``check``."""
 
 
+@hookspec(firstresult=True)
+def ganforge_publish(directory: Path, model: str, repository: Path) -> Path | None:
+    """Publish ``directory`` (model.onnx, card.json) as a version of ``model``; its folder."""
+
+
 @hookspec
 def ganforge_commands(app: typer.Typer) -> None:
     """Add commands to the command line. Called before it parses; import nothing heavy here.

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import pluggy
 
 from . import hookspecs
-from .errors import ConfigError, PluginError
+from .errors import ConfigError, PluginError, PublishError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import typer
 
     from .data import Dataset
@@ -183,6 +185,23 @@ class Plugins:
             for source in find(model=model, version=version, url=url, truncation=truncation):
                 return cast("Source", source)
         raise ConfigError(f"{model!r} is no run and no .onnx file, and no plugin serves {url}")
+
+    def publish(self, directory: Path, model: str, repository: Path) -> Path:
+        """Publish an export (model.onnx and card.json) under a name; returns its version's folder.
+
+        Raises:
+            PublishError: the repository refuses it, or no plugin publishes.
+        """
+        from .card import ModelCard
+
+        path: Path | None = self._manager.hook.ganforge_publish(
+            directory=directory, model=model, repository=repository
+        )
+        if path is None:
+            raise PublishError("no plugin publishes models: see 'ganforge plugins'")
+        card = ModelCard.model_validate_json((path / "card.json").read_bytes())
+        self.notify("ganforge_published", card=card, version=int(path.name), path=path)
+        return path
 
     def notify(self, hook: str, **arguments: object) -> None:
         """Call an observer hook; an exception in one is logged and never ends a run."""

@@ -31,7 +31,14 @@ LARGEST_SIDE_PX = 16_384
 
 
 def served_upscaler(
-    network: nn.Module, scale: int, *, channels: int = 3, multiple_of: int = 1, tile: int = 0
+    network: nn.Module,
+    scale: int,
+    *,
+    channels: int = 3,
+    multiple_of: int = 1,
+    min_side_px: int = 1,
+    tile: int = 0,
+    tiled: bool = True,
 ) -> ServedGenerator:
     """What is exported of an upscaler: uint8 [N, h, w, C] in, uint8 [N, scale·h, scale·w, C] out.
 
@@ -40,19 +47,16 @@ def served_upscaler(
         scale: output px per input px.
         channels: of both.
         multiple_of: sides that the network takes, in px.
+        min_side_px: the smallest side that it takes.
         tile: side of a tile in px; 0 = as fits the halo.
+        tiled: whether pictures may be cut at all.
     """
-    halo = halo_px(network, scale, channels=channels, multiple_of=multiple_of)
-    if halo is None:
-        source = ImageInput(channels=channels, multiple_of=multiple_of)
-    else:
-        source = ImageInput(
-            channels=channels,
-            multiple_of=multiple_of,
-            max_side_px=LARGEST_SIDE_PX,
-            tile_px=tile or tile_px(halo, multiple_of),
-            halo_px=halo,
-        )
+    takes = {"channels": channels, "multiple_of": multiple_of, "min_side_px": min_side_px}
+    halo = halo_px(network, scale, **takes) if tiled else None
+    source = ImageInput.model_validate(takes)
+    if halo is not None:
+        tiles = {"tile_px": tile or tile_px(halo, multiple_of), "halo_px": halo}
+        source = source.model_copy(update={"max_side_px": LARGEST_SIDE_PX, **tiles})
     return ServedGenerator(network, [source], call=_enlarged, scale=scale)
 
 
@@ -72,7 +76,12 @@ def tile_px(halo: int, multiple_of: int = 1) -> int:
 
 @torch.no_grad()
 def halo_px(
-    network: nn.Module, scale: int, *, channels: int = 3, multiple_of: int = 1
+    network: nn.Module,
+    scale: int,
+    *,
+    channels: int = 3,
+    multiple_of: int = 1,
+    min_side_px: int = 1,
 ) -> int | None:
     """How far from a tile's edge its pixels are those of the whole picture, in input px.
 
@@ -81,14 +90,15 @@ def halo_px(
     as of a network that looks at the whole picture.
     """
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
-    step, reach = multiple_of, 8
+    step, reach = multiple_of, max(8, min_side_px)
+    too_small = -(-(min_side_px - step) // (2 * step)) - 1
     was_training = network.training
     network.eval()
     try:
         while reach <= FURTHEST_PX:
             noise = _noise(2 * reach, step, channels).to(device)
             whole = _centre(network(noise), scale, step)
-            low, high = 0, -(-reach // step)
+            low, high = max(0, too_small), -(-reach // step)
             if _suffices(network, noise, whole, scale, high * step, step):
                 while high - low > 1:
                     middle = (low + high) // 2

@@ -34,6 +34,15 @@ def ganforge_model_source(
 
 
 @hookimpl
+def ganforge_publish(directory: Path, model: str, repository: Path) -> Path:
+    """Into a Triton model repository."""
+    from .repository import publish
+
+    _, path = publish(directory, repository, model)
+    return path
+
+
+@hookimpl
 def ganforge_check_export(card: ModelCard, directory: Path) -> None:
     """A repository takes it, and serves it: n = 3 equals three times n = 1."""
     from .conformance import check_served
