@@ -15,6 +15,7 @@ from .archives import File, Package, sha256_of, wheel
 from .datasets import cache_dir
 from .errors import ConfigError
 from .photographs import PHOTOS
+from .realesrgan import REALESRGAN
 
 __all__ = ["ASSETS", "Asset", "fetch", "path_of", "sha256_of"]
 
@@ -80,6 +81,13 @@ ASSETS = (
         f"each its own, in {CREDITS} beside them: CC0, CC-BY, CC-BY-SA, GPL-2+, LGPL-3",
         PHOTOS,
         236,
+    ),
+    Asset(
+        "realesrgan-ncnn",
+        "Real-ESRGAN's networks, for 'ganforge import-sr'",
+        "BSD-3-Clause",
+        (REALESRGAN,),
+        46,
     ),
 )
 

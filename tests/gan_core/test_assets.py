@@ -14,6 +14,7 @@ from gan_core import assets
 from gan_core.archives import File, Package, debian, wheel
 from gan_core.assets import ASSETS, Asset, fetch, path_of
 from gan_core.errors import ConfigError
+from gan_core.photographs import PHOTOS
 
 WEIGHTS = b"weights" * 1000
 
@@ -134,6 +135,10 @@ def test_every_asset_is_pinned_and_has_a_licence(asset: Asset) -> None:
 
 
 @pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.name)
-def test_no_two_files_of_an_asset_are_the_same(asset: Asset) -> None:
-    for field in ("place", "sha256"):
-        assert len({getattr(file, field) for file in asset.files}) == len(asset.files)
+def test_no_two_files_of_an_asset_lie_in_one_place(asset: Asset) -> None:
+    assert len({file.place for file in asset.files}) == len(asset.files)
+
+
+def test_no_photograph_comes_twice() -> None:
+    files = [file for package in PHOTOS for file in package.files]
+    assert len({file.sha256 for file in files}) == len(files)

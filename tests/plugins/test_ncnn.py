@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gan_core.assets import path_of
 from gan_core.errors import ConfigError
 from gan_spandrel.importing import read
 
@@ -93,17 +92,13 @@ def test_weights_that_are_not_there_are_named(param: Path) -> None:
         read(param)
 
 
-MODELS = os.environ.get("GANFORGE_NCNN_MODELS", "")
-
-
-@pytest.mark.skipif(
-    not MODELS or importlib.util.find_spec("ncnn") is None,
-    reason="needs the package ncnn, and GANFORGE_NCNN_MODELS: a folder of .param and .bin files",
-)
-def test_ncnn_gives_the_same_pixels() -> None:
-    import ncnn
-
-    for path in sorted(Path(MODELS).glob("*.param")):
+def test_ncnn_gives_the_same_pixels_of_real_esrgan() -> None:
+    ncnn = pytest.importorskip("ncnn", reason="the package ncnn isn't installed")
+    try:
+        folder = path_of("realesrgan-ncnn")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    for path in sorted(folder.glob("*.param")):
         pixels = np.random.default_rng(0).random((3, 24, 33), np.float32)
         net = ncnn.Net()
         net.opt.use_fp16_arithmetic = net.opt.use_fp16_storage = net.opt.use_fp16_packed = False
