@@ -1,4 +1,4 @@
-"""The commands that serving adds to ``ganforge``: publish, serve, generate, augment and more."""
+"""The commands that serving adds to ``ganforge``: publish, serve, generate, upscale and more."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def add_commands(app: typer.Typer) -> None:
     from .key_commands import app as keys
     from .release_commands import canary, promote, rollback
     from .triton_commands import app as triton
+    from .upscale_command import upscale
 
     for command, example in (
         (publish, "ganforge publish runs/first --model digits_dcgan"),
@@ -78,6 +79,7 @@ def add_commands(app: typer.Typer) -> None:
         (serve, "ganforge serve --engine triton --http-port 8080"),
         (generate, "ganforge generate digits_dcgan -n 64 --seed 7 --out grid.png"),
         (augment, "ganforge augment digits_cgan --per-class 3=500 --seed 7 --out extra/"),
+        (upscale, "ganforge upscale photos/ larger/ --model photos_x4"),
         (models, "ganforge models --json"),
         (bench, "ganforge bench digits_dcgan --concurrency 1,8,32"),
     ):

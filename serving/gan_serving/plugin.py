@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ganforge_commands(app: typer.Typer) -> None:
-    """publish, serve, generate, models, triton."""
+    """publish, serve, generate, upscale, models, triton."""
     from .commands import add_commands
 
     add_commands(app)
