@@ -502,7 +502,7 @@ def test_scores_measured_differently_do_not_compare(changes: dict[str, object]) 
 
 
 def test_every_field_of_the_provenance_is_tested_above() -> None:
-    assert len(Provenance.model_fields) == 8
+    assert len(Provenance.model_fields) == 10
 
 
 def test_scores_of_different_metrics_do_not_compare() -> None:
