@@ -22,7 +22,8 @@ LEVEL = 1 / 255
 TOLERANCE = LEVEL / 4
 """Of a pixel in [0, 1]: too little to change its level by more than one."""
 FURTHEST_PX = 128
-PROBES = 4
+PROBED_PX = 8
+"""Side of the square whose pixels are compared."""
 TILE_STEP_PX = 32
 TILES_PX = (128, 512)
 HALOS_PER_TILE = 6
@@ -86,23 +87,25 @@ def halo_px(
     """How far from a tile's edge its pixels are those of the whole picture, in input px.
 
     The smallest multiple of ``multiple_of`` for which, on noise, none differs by more than a
-    quarter of a level; at most the receptive field's radius. None where there is none up to 128,
-    as of a network that looks at the whole picture.
+    quarter of a level, or up to a sixteenth more; at most the receptive field's radius. None
+    where there is none up to 128, as of a network that looks at the whole picture.
     """
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
     step, reach = multiple_of, max(8, min_side_px)
-    too_small = -(-(min_side_px - step) // (2 * step)) - 1
+    probed = -(-PROBED_PX // step) * step
+    too_small = -(-(min_side_px - probed) // (2 * step)) - 1
     was_training = network.training
     network.eval()
     try:
         while reach <= FURTHEST_PX:
-            noise = _noise(2 * reach, step, channels).to(device)
-            whole = _centre(network(noise), scale, step)
+            margin = -(-3 * reach // (2 * step))
+            noise = _noise(margin * step, probed, channels).to(device)
+            whole = _centre(network(noise), scale * probed)
             low, high = max(0, too_small), -(-reach // step)
-            if _suffices(network, noise, whole, scale, high * step, step):
-                while high - low > 1:
+            if _suffices(network, noise, whole, (margin - high) * step):
+                while high - low > max(1, high // 16):
                     middle = (low + high) // 2
-                    fits = _suffices(network, noise, whole, scale, middle * step, step)
+                    fits = _suffices(network, noise, whole, (margin - middle) * step)
                     low, high = (low, middle) if fits else (middle, high)
                 return high * step
             reach *= 2
@@ -111,23 +114,21 @@ def halo_px(
     return None
 
 
-def _noise(radius: int, step: int, channels: int) -> Tensor:
-    side = 2 * -(-radius // step) * step + step
+def _noise(radius: int, probed: int, channels: int) -> Tensor:
+    side = 2 * radius + probed
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(PROBES, channels, side, side, generator=generator)
+    return torch.rand(1, channels, side, side, generator=generator)
 
 
-def _suffices(
-    network: nn.Module, noise: Tensor, whole: Tensor, scale: int, radius: int, step: int
-) -> bool:
-    away = (noise.shape[-1] - step) // 2 - radius
+def _suffices(network: nn.Module, noise: Tensor, whole: Tensor, away: int) -> bool:
+    """Whether the middle stays as it is without ``away`` px of noise at each edge."""
     inner = slice(away, noise.shape[-1] - away)
-    tile = _centre(network(noise[..., inner, inner]), scale, step)
+    tile = _centre(network(noise[..., inner, inner]), whole.shape[-1])
     return (tile - whole).abs().max().item() <= TOLERANCE
 
 
-def _centre(images: Tensor, scale: int, step: int) -> Tensor:
-    """What becomes of the ``step`` × ``step`` px in the middle, clamped as it is served."""
-    side, kept = images.shape[-1], scale * step
+def _centre(images: Tensor, kept: int) -> Tensor:
+    """The ``kept`` × ``kept`` px in the middle, clamped as they are served."""
+    side = images.shape[-1]
     middle = slice((side - kept) // 2, (side + kept) // 2)
     return images[..., middle, middle].clamp(0, 1)
