@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def add_upscaling(
                         service, body, picture, timeout_s, caller.name, max_pixels=most
                     )
                     if streams and made.width * made.height > WHOLE_PIXELS:
-                        return await _streamed(made, stack.pop_all())
+                        return await _streamed(made, stack.pop_all(), encoded)
                     return await sent(await made.whole(), body, encoded, as_file=as_file)
 
             return await unless_gone(request, work())
@@ -115,9 +116,9 @@ def add_upscaling(
         return await refuse(request, "edits of a picture")
 
 
-async def _streamed(made: Enlarged, admission: AsyncExitStack) -> Response:
+async def _streamed(made: Enlarged, admission: AsyncExitStack, encoded: Encoded) -> Response:
     """A PNG that is sent while it is made; who asked has its place until then."""
-    pieces = _pieces(made, admission)
+    pieces = _pieces(made, admission, encoded)
     head = await anext(pieces)  # from here on the place is left whatever happens
     return StreamingResponse(
         chained(head, pieces),
@@ -126,12 +127,18 @@ async def _streamed(made: Enlarged, admission: AsyncExitStack) -> Response:
     )
 
 
-async def _pieces(made: Enlarged, admission: AsyncExitStack) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    made: Enlarged, admission: AsyncExitStack, encoded: Encoded
+) -> AsyncGenerator[bytes, None]:
     async with admission, aclosing(made.rows):
-        file = PngWriter(made.width, made.height, made.channels)
+        file, seconds = PngWriter(made.width, made.height, made.channels), 0.0
         yield file.head()
         async for rows in made.rows:
-            yield await asyncio.to_thread(file.rows, rows)
+            began = time.perf_counter()
+            piece = await asyncio.to_thread(file.rows, rows)
+            seconds += time.perf_counter() - began
+            yield piece
+        encoded("png", 1, seconds)
         yield file.end()
 
 

@@ -135,6 +135,7 @@ class Regions:
         call = asyncio.create_task(work)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(call)
 
     def _taken(self, size: int) -> Region | None:

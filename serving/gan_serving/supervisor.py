@@ -150,6 +150,7 @@ class Supervisor:
         for model, changed_ns in changed.items():
             self._loaded[model] = changed_ns
             self._troubles.pop(model, None)
+            self._bereaved.discard(model)  # it gets new processes
             try:
                 await self._engine.load(model)
             except Unavailable as error:
@@ -158,6 +159,7 @@ class Supervisor:
             self._backends.watch(self.triton.pid)
         for model in self._loaded.keys() - present.keys():
             del self._loaded[model]
+            self._bereaved.discard(model)
             await self._engine.unload(model)
 
     def _changed_ns(self, model: str) -> int:
