@@ -88,14 +88,14 @@ class Supervisor:
             TritonError: it doesn't start. A model that doesn't load is logged, and tried again.
         """
         await asyncio.to_thread(self.triton.start)
-        await self._engine.reconnect(self.triton.address)
+        await self._engine.reconnect(self.triton.endpoints)
         self._loaded.clear()
         self._troubles.clear()
         self._bereaved.clear()
         self._silent_rounds = 0
         await self.follow()
         self._mended_at = time.monotonic()
-        self.on_moved(self.triton.address)
+        self.on_moved(self.triton.endpoints)
 
     async def run(self) -> None:
         """Watch for ever: a round a second, and one whenever a backend process dies."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .engine import Inputs
     from .published import Published
+    from .triton_http import TritonHttp
     from .triton_tensors import Send
 
 __all__ = ["TritonEngine", "check_address", "no_model"]
@@ -46,6 +47,9 @@ RETRY_AFTER_S = 1.0
 FRESH_S = 2.0
 """Somebody else may publish to the same Triton: what it serves is asked again after this."""
 LONGEST_S = 3600.0
+SOCKET = ",unix:"
+SMALL_BYTES = 1 << 20
+"""Larger inputs are refused or copied often by an HTTP server: they go by gRPC."""
 HUNG_S = 20.0
 """A call that is so late won't be answered: it is given up."""
 KEEPALIVE_MS = 5000
@@ -72,7 +76,8 @@ class TritonEngine:
     """Serves what a Triton server has loaded.
 
     Args:
-        address: ``host:port`` of Triton's gRPC endpoint.
+        address: ``host:port`` of Triton's gRPC endpoint, and ``,unix:PATH`` of its HTTP one's
+            socket where it has one: small calls go through that.
         expected: names of models that Triton should serve: while it doesn't know one of them
             it is being loaded, or Triton is starting.
         not_found: the error for any other that Triton doesn't know.
@@ -84,13 +89,21 @@ class TritonEngine:
         expected: Callable[[], Collection[str]] = tuple,
         not_found: Callable[[str], ModelNotFound] = no_model,
     ) -> None:
-        self._address = address
         self._connected: InferenceServerClient | None = None
         self._published: dict[str, tuple[float, Published]] = {}
         self._expected = expected
         self._not_found = not_found
         self._regions: Regions | None = None
         self._calls: set[asyncio.Task[Inference]] = set()
+        self._move(address)
+
+    def _move(self, address: str) -> None:
+        self._address, _, socket = address.partition(SOCKET)
+        self._http: TritonHttp | None = None
+        if socket:
+            from .triton_http import TritonHttp
+
+            self._http = TritonHttp(socket)
 
     async def infer(
         self, model: str, inputs: Inputs, version: int | None, timeout_s: float
@@ -142,7 +155,7 @@ class TritonEngine:
         )
         try:
             answer = await self._infer_here(send, model, inputs, version, wait_s)
-            return answer or await through_socket(send, inputs, wait_s + HUNG_S)
+            return answer or await self._infer_there(send, model, inputs, version, wait_s)
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
 
@@ -174,6 +187,18 @@ class TritonEngine:
             if self._regions is regions:
                 self._regions = None  # another Triton, which knows none of them
             return None
+
+    async def _infer_there(
+        self, send: Send, model: str, inputs: Inputs, version: int, wait_s: float
+    ) -> Inference:
+        """The answer by messages."""
+        given_up_s = wait_s + HUNG_S
+        if self._http is None or sum(array.nbytes for array in inputs.values()) > SMALL_BYTES:
+            return await through_socket(send, inputs, given_up_s)
+        headers = tracing.outgoing()
+        return await self._http.infer(
+            model, version, inputs, timeout_s=wait_s, wait_s=given_up_s, headers=headers
+        )
 
     async def published(self, model: str) -> Published:
         """The versions that serve, asked of Triton at most once in ``FRESH_S``."""
@@ -260,7 +285,7 @@ class TritonEngine:
     async def reconnect(self, address: str) -> None:
         """Talk to another server from now on."""
         await self.close()
-        self._address = address
+        self._move(address)
 
     def forget(self, model: str) -> None:
         """Ask Triton again for what is published of a model."""
@@ -275,6 +300,8 @@ class TritonEngine:
             await regions.close()
         client, self._connected = self._connected, None
         self._published.clear()
+        if self._http is not None:
+            self._http.close()
         if client is not None:
             await client.close()
 

@@ -30,6 +30,8 @@ __all__ = ["LocalTriton"]
 
 EXIT_TIMEOUT_S = 5  # a stub that died can't be unloaded: such a server waits all of it
 PORT_ATTEMPTS = 3
+SOCKET_PATH_BYTES = 108
+"""What the kernel has room for; below a longer folder Triton is asked by gRPC alone."""
 NO_TRACE_OF_ITS_OWN = 1_000_000_000
 """Of so many requests one is traced that carries no trace; those that do all are."""
 BACKEND = Path(__file__).with_name("triton_backend")
@@ -53,6 +55,8 @@ class _Server:
         self.exited = threading.Event()
         self._scratch, self._claim = _claim_scratch(log.parent)
         self._backends = self._scratch / "backends"
+        socket = self._scratch / "http"
+        self.socket = socket if len(os.fsencode(socket)) < SOCKET_PATH_BYTES else None
         options = [*self._options(environment, repository), *_trace_options(traces)]
         command = [sys.executable, "-I", "-S", "-c", EXEC_WITH_PARENT, str(os.getpid()), *options]
         self._started: Future[subprocess.Popen[bytes]] = Future()
@@ -76,7 +80,7 @@ class _Server:
             "--strict-readiness=true",
             "--exit-on-error=false",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            "--allow-http=false",
+            *self._http_options(),
             "--allow-metrics=false",
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self.port}",
@@ -85,6 +89,11 @@ class _Server:
             "--backend-config=python,shm-growth-byte-size=4194304",
             "--backend-config=python,stub-timeout-seconds=120",
         ]
+
+    def _http_options(self) -> list[str]:
+        if self.socket is None:
+            return ["--allow-http=false"]
+        return ["--allow-http=true", f"--http-address=unix:{self.socket}"]
 
     def _watch(self, command: Sequence[str], environment: Environment, log: Path) -> None:
         try:
@@ -205,6 +214,12 @@ class LocalTriton:
     def address(self) -> str:
         """``127.0.0.1:port`` of the gRPC endpoint; the port may change with each start."""
         return f"127.0.0.1:{self._running().port}"
+
+    @property
+    def endpoints(self) -> str:
+        """The same for ``TritonEngine``, with the socket of the HTTP endpoint."""
+        socket = self._running().socket
+        return f"{self.address},unix:{socket}" if socket else self.address
 
     @property
     def pid(self) -> int:

@@ -137,7 +137,7 @@ class Workers:
         )
 
     def _triton(self) -> str | None:
-        return self._supervisor.triton.address if self._supervisor else self._options.triton
+        return self._supervisor.triton.endpoints if self._supervisor else self._options.triton
 
     def _tell(self, address: str) -> None:
         """Triton is somewhere else now."""

@@ -38,12 +38,13 @@ T = TypeVar("T")
 Using = Callable[[Callable[[Engine], Awaitable[Any]]], Any]
 
 
-@pytest.fixture(params=["ort", "triton"])
+@pytest.fixture(params=["ort", "triton", "triton-http"])
 def using(request: pytest.FixtureRequest, repository: Path) -> Using:
     """Runs a coroutine function with an engine, which is closed afterwards."""
     make: Callable[[], Engine] = lambda: OrtEngine(repository, cores=1)  # noqa: E731
-    if request.param == "triton":
-        address = request.getfixturevalue("triton").address
+    if request.param != "ort":
+        triton = request.getfixturevalue("triton")
+        address = triton.address if request.param == "triton" else triton.endpoints
         make = lambda: TritonEngine(address)  # noqa: E731
 
     async def run(work: Callable[[Engine], Awaitable[Any]]) -> Any:
@@ -56,11 +57,11 @@ def using(request: pytest.FixtureRequest, repository: Path) -> Using:
     return lambda work: asyncio.run(run(work))
 
 
-async def occupy(engine: Engine) -> list[asyncio.Task[Any]]:
+async def occupy(engine: Engine, label: int = 9) -> list[asyncio.Task[Any]]:
     """Long runs of ``slow``, one in each of its instances."""
     runs = []
     for _ in range(INSTANCES):
-        runs.append(asyncio.create_task(engine.infer("slow", labelled(9), None, 30)))
+        runs.append(asyncio.create_task(engine.infer("slow", labelled(label), None, 30)))
         await asyncio.sleep(0.05)  # or they would be one batch
     return runs
 
@@ -181,7 +182,7 @@ def test_a_failure_keeps_its_details_to_the_log(
 def test_a_full_queue_refuses_at_once_and_answers_the_rest(using: Using) -> None:
     async def ask(engine: Engine) -> list[Any]:
         await engine.infer("slow", labelled(0), None, 10)
-        blocking = await occupy(engine)
+        blocking = await occupy(engine, 30)  # for as long as it takes to ask by gRPC
         calls = (engine.infer("slow", labelled(0), None, 30) for _ in range(MAX_QUEUE_SIZE + 80))
         return [*await outcomes(*calls), *await asyncio.gather(*blocking)]
 
