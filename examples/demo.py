@@ -12,17 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from gan_client import Client
+from gan_core.assets import path_of
 from gan_core.errors import ServiceError
 from gan_serving import local_triton
 
 HERE = Path("demo")
 RUN, REPOSITORY, GRID = HERE / "run", HERE / "model_repository", HERE / "grid.png"
-MODEL = "digits_dcgan"
+UPSCALER_RUN, LARGER = HERE / "upscaler", HERE / "larger.png"
+MODEL, UPSCALER = "digits_dcgan", "photos_x4"
 SETTINGS = {
     # a network small enough for a minute of CPU; noise, soft targets and a faster G keep D
     # from winning
@@ -34,7 +36,17 @@ SETTINGS = {
     "instance_noise_kimg": 60,
     "real_target": 0.9,
 }
-KIMG = 60
+UPSCALER_SETTINGS = {
+    # a third of the usual network's work, and a faster rate, which ends at 0
+    "generator": "compact",
+    "width": 48,
+    "blocks": 8,
+    "content": "l1",
+    "lr_G": 1e-3,
+    "lr_schedule": "cosine",
+    "sample_kimg": 100,  # none: the picture below says more
+}
+KIMG, UPSCALER_KIMG = 60, 10
 SEED = 7
 N = 64
 READY_TIMEOUT_S = 60
@@ -45,29 +57,47 @@ times: dict[str, float] = {}
 def main() -> None:
     """Run every stage, then say what was done."""
     HERE.mkdir(exist_ok=True)
-    if not trained():
-        # the very budget may be missing because a run was stopped: then it goes on
-        options = "--resume" if RUN.exists() else f"dcgan --data digits {settings()}"
-        stage("train", f"train --run {RUN} --kimg {KIMG} {options}")
+    train(RUN, KIMG, f"dcgan --data digits {written(SETTINGS)}")
     if not (RUN / "export" / "card.json").exists():
         stage("export", f"export {RUN} --model {MODEL}")
     if not json.loads((RUN / "export" / "card.json").read_text())["metrics"]:
         stage("evaluate", f"evaluate {RUN}")
     if not (REPOSITORY / MODEL / "config.pbtxt").exists():
         stage("publish", f"publish {RUN} --repository {REPOSITORY}")
+    has_upscaler = learn_to_upscale()
     engine, why = choose_engine()
     with served(engine) as url:
         generate(url)
+        if has_upscaler:
+            upscale(url)
     report(engine, why)
 
 
-def settings() -> str:
-    return " ".join(f"--set {key}={value}" for key, value in SETTINGS.items())
+def learn_to_upscale() -> bool:
+    """Train and publish an upscaler, if its photographs can be had here."""
+    print("\n$ ganforge data fetch photos", flush=True)
+    with timed("photographs"):
+        fetched = subprocess.run([ganforge(), "data", "fetch", "photos"], check=False)
+    if fetched.returncode:
+        print("No upscaler is trained without them; 'ganforge import-sr' brings one of others.")
+        return False
+    train(UPSCALER_RUN, UPSCALER_KIMG, f"srgan --data photos {written(UPSCALER_SETTINGS)}")
+    if not (UPSCALER_RUN / "export" / "card.json").exists():
+        stage("export", f"export {UPSCALER_RUN} --model {UPSCALER}")
+    if not (REPOSITORY / UPSCALER / "config.pbtxt").exists():
+        stage("publish", f"publish {UPSCALER_RUN} --repository {REPOSITORY}")
+    return True
 
 
-def trained() -> bool:
-    newest = max((path.name for path in RUN.glob("checkpoints/[0-9]*")), default="0")
-    return float(newest) >= KIMG
+def train(run: Path, kimg: int, options: str) -> None:
+    """Train, unless that is done; a run that was stopped goes on."""
+    newest = max((path.name for path in run.glob("checkpoints/[0-9]*")), default="0")
+    if float(newest) < kimg:
+        stage("train", f"train --run {run} --kimg {kimg} {'--resume' if run.exists() else options}")
+
+
+def written(settings: Mapping[str, object]) -> str:
+    return " ".join(f"--set {key}={value}" for key, value in settings.items())
 
 
 def stage(name: str, command: str) -> None:
@@ -83,7 +113,7 @@ def stage(name: str, command: str) -> None:
 def timed(name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    times[name] = time.perf_counter() - started
+    times[name] = times.get(name, 0) + time.perf_counter() - started
 
 
 def ganforge() -> str:
@@ -142,6 +172,14 @@ def generate(url: str) -> None:
         batch.grid().save(GRID)
 
 
+def upscale(url: str) -> None:
+    """One of the photographs that were held out."""
+    photograph = path_of("photos") / "test" / "chelsea.png"
+    stage(
+        "upscale", f"upscale {shlex.quote(str(photograph))} {LARGER} --model {UPSCALER} --url {url}"
+    )
+
+
 def report(engine: str, why: str) -> None:
     stages = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
     serve = f"ganforge serve --repository {REPOSITORY}"
@@ -150,7 +188,7 @@ def report(engine: str, why: str) -> None:
 Done: a DCGAN learnt the digits, became an ONNX graph with the same pixels, and made
 {N} new digits, served {why}.
 
-  picture     {GRID}
+  picture     {GRID}{f", and {LARGER} by {UPSCALER}" if LARGER.exists() else ""}
   run         {RUN}   (samples/ shows how it learnt, export/card.json how it scored)
   repository  {REPOSITORY}
   took        {stages}
