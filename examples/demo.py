@@ -37,12 +37,12 @@ SETTINGS = {
     "real_target": 0.9,
 }
 UPSCALER_SETTINGS = {
-    # a third of the usual network's work, and a faster rate, which ends at 0
+    # a third of the usual network's work, and a rate that ends at 0
     "generator": "compact",
     "width": 48,
     "blocks": 8,
     "content": "l1",
-    "lr_G": 1e-3,
+    "lr_G": 4e-4,
     "lr_schedule": "cosine",
     "sample_kimg": 100,  # none: the picture below says more
 }

@@ -370,3 +370,12 @@ BREAKS: dict[str, Break] = {
 
 test_every_claim_is_broken_above = all_broken(BREAKS)
 test_a_claim_is_refuted_where_it_is_untrue = refuted(BREAKS)
+
+
+def test_a_picture_comes_through_all_layers_of_a_new_compact() -> None:
+    """With torch's own first weights its 17th layer sees nothing of it, and never learns to."""
+    torch.manual_seed(0)
+    network = Compact(3, 4)
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    features = network.layers[:-2](images)
+    assert 0.3 < features.std(dim=(2, 3)).mean() / images.std() < 3
