@@ -1,0 +1,166 @@
+"""How well and how fast upscalers enlarge photographs that none of them has seen, side by side.
+
+python -m benchmarks.super_resolution.quality ours=runs/psnr/export x4plus=REPOSITORY/x4plus/1
+    [--json FILE] [--sheet FILE.png] [--rounds 5]
+
+A model is NAME=FOLDER with model.onnx and card.json. The photographs are those held out of
+``photos``, reduced by bicubic to whole levels. Times are of a picture of 80×80 px by one thread,
+in turns, medians; they compare only within a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from PIL import Image, ImageDraw
+
+from gan_core.card import ModelCard
+from gan_core.console import say
+from gan_core.crops import Crops, read_photograph
+from gan_core.data import open_training
+from gan_core.degradation import bicubic
+from gan_core.held_out import BETTER, Enlarge, held_out_scores
+from gan_core.plugins import Plugins
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCALE = 4
+TIMED_PX = 80
+SHOWN_PX = 128
+"""Of each photograph's middle on the contact sheet."""
+LABEL_PX = 14
+
+
+@dataclass
+class Method:
+    """One way to enlarge."""
+
+    name: str
+    enlarge: Enlarge
+    parameters: int
+    seconds: list[float] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    options = _options()
+    torch.set_num_threads(1)
+    _, data = open_training("photos", 1, Plugins())  # px: no crop is taken
+    if not isinstance(data, Crops):
+        raise TypeError("photos holds no photographs back")
+    methods = [Method("bicubic", _bicubic, 0), *map(_published, options.models)]
+    for method in methods:
+        found = held_out_scores(data, method.enlarge, SCALE, tuple(BETTER))
+        method.scores = {score.metric: score.value for score in found}
+        say(f"{method.name}: {method.scores['psnr_y']:.2f} dB")
+    _time(methods, options.rounds)
+    say(_table(methods))
+    if options.sheet:
+        _sheet(methods, data).save(options.sheet)
+    if options.json:
+        options.json.write_text(json.dumps([_row(method) for method in methods], indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    return parser.parse_args()
+
+
+def _bicubic(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    size = (width * SCALE, height * SCALE)
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+
+
+def _published(named: str) -> Method:
+    name, _, folder = named.partition("=")
+    card = ModelCard.model_validate_json((Path(folder) / "card.json").read_text())
+    graph = Path(folder) / "model.onnx"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        made: NDArray[np.uint8] = session.run(None, {card.inputs[0].name: picture[None]})[0][0]
+        return made
+
+    weights = onnx.load(graph).graph.initializer
+    return Method(name, enlarge, sum(int(np.prod(w.dims)) for w in weights if len(w.dims)))
+
+
+def _time(methods: Sequence[Method], rounds: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (TIMED_PX, TIMED_PX, 3), np.uint8)
+    for method in methods:
+        method.enlarge(picture)
+    for _ in range(rounds):
+        for method in methods:
+            began = time.perf_counter()
+            method.enlarge(picture)
+            method.seconds.append(time.perf_counter() - began)
+
+
+def _row(method: Method) -> dict[str, object]:
+    seconds = statistics.median(method.seconds)
+    return {
+        "name": method.name,
+        "parameters": method.parameters,
+        "seconds": round(seconds, 4),
+        **method.scores,
+    }
+
+
+def _table(methods: Sequence[Method]) -> str:
+    lines = [
+        "| | parameters, M | PSNR-Y | SSIM-Y | VGG16 distance | s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in methods:
+        scores = method.scores
+        lines.append(
+            f"| {method.name} | {method.parameters / 1e6:.2f} | {scores['psnr_y']:.2f} "
+            f"| {scores['ssim_y']:.4f} | {scores['vgg16_distance']:.4f} "
+            f"| {statistics.median(method.seconds):.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _sheet(methods: Sequence[Method], data: Crops) -> Image.Image:
+    """A photograph a row: itself, then each method's."""
+    columns, rows = len(methods) + 1, len(data.held_out)
+    sheet = Image.new("RGB", (columns * SHOWN_PX, rows * SHOWN_PX + LABEL_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(["photograph", *(method.name for method in methods)]):
+        draw.text((column * SHOWN_PX + 2, 1), name[-20:], "black")
+    for row, path in enumerate(data.held_out):
+        picture = read_photograph(path)
+        top, left = ((side - SHOWN_PX) // 2 for side in picture.shape[:2])
+        crop = np.ascontiguousarray(picture[top : top + SHOWN_PX, left : left + SHOWN_PX])
+        images = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+        small = (bicubic(images, SCALE)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        for column, shown in enumerate(
+            [crop, *(method.enlarge(np.ascontiguousarray(small)) for method in methods)]
+        ):
+            at = (column * SHOWN_PX, row * SHOWN_PX + LABEL_PX)
+            sheet.paste(Image.fromarray(shown), at)
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
