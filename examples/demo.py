@@ -46,7 +46,7 @@ UPSCALER_SETTINGS = {
     "lr_schedule": "cosine",
     "sample_kimg": 100,  # none: the picture below says more
 }
-KIMG, UPSCALER_KIMG = 60, 10
+KIMG, UPSCALER_KIMG = 60, 20
 SEED = 7
 N = 64
 READY_TIMEOUT_S = 60
