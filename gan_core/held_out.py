@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BETTER",
     "enlarged_by",
+    "enlarged_by_graph",
     "held_out_scores",
     "is_upscaler",
+    "reduced",
     "usual_metrics",
     "vgg16_distance",
 ]
@@ -103,7 +105,7 @@ def held_out_scores(
     digest, rows = hashlib.sha256(), []
     for done, path in enumerate(data.held_out, 1):
         picture = _middle(path, scale)
-        made = enlarge(_small(picture, scale))
+        made = enlarge(reduced(picture, scale))
         row = measured(picture, made, of_pixels, border_px=scale)
         if distance:
             inner = slice(scale, -scale)
@@ -135,6 +137,31 @@ def enlarged_by(served: ServedGenerator) -> Enlarge:
         return made[0].cpu().numpy()
 
     return enlarge
+
+
+def enlarged_by_graph(directory: Path, threads: int = 0) -> Enlarge:
+    """What ``model.onnx`` of a directory makes of a picture; ``threads`` 0 = of all cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        directory / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+
+    def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        made: NDArray[np.uint8] = session.run(None, {name: picture[None]})[0][0]
+        return made
+
+    return enlarge
+
+
+def reduced(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """A picture, uint8 [scale·h, scale·w, 3], by ``bicubic`` to whole levels: uint8 [h, w, 3]."""
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    small: NDArray[np.uint8] = (bicubic(images, scale)[0] * 255).round().byte().numpy()
+    return np.ascontiguousarray(small.transpose(1, 2, 0))
 
 
 @cache
@@ -180,12 +207,6 @@ def _middle(path: Path, scale: int) -> NDArray[np.uint8]:
     height, width = (min(side, SIDE_PX) // scale * scale for side in picture.shape[:2])
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width].copy()
-
-
-def _small(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    images = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-    small: NDArray[np.uint8] = (bicubic(images, scale)[0] * 255).round().byte().numpy()
-    return np.ascontiguousarray(small.transpose(1, 2, 0))
 
 
 def _score(name: str, rows: Sequence[dict[str, float]], provenance: Provenance) -> Score:

@@ -17,7 +17,7 @@ from .data import Images, open_data, open_training
 from .errors import ConfigError, ModelNotFound
 from .evaluation import Extractor, score
 from .export import ServedGenerator, write_card
-from .held_out import held_out_scores, is_upscaler, usual_metrics
+from .held_out import enlarged_by_graph, held_out_scores, is_upscaler, usual_metrics
 from .live import along_paths, of_network
 from .run import Run
 from .sources import Source, of_graph
@@ -25,9 +25,6 @@ from .variant import is_points
 from .workflow import built, export_run, open_run, read_card
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from .card import Score
     from .plugins import Plugins
 
@@ -98,7 +95,7 @@ def _evaluate_upscaler(
         )
     scores = held_out_scores(
         crops,
-        _enlarged_by_graph(source.directory),
+        enlarged_by_graph(source.directory),
         read_card(source.directory).output.scale,
         usual_metrics(errors.print) if metrics is None or "all" in metrics else metrics,
         ema=source.ema,
@@ -106,20 +103,6 @@ def _evaluate_upscaler(
     )
     _add_to_card(source.directory, scores)
     return scores
-
-
-def _enlarged_by_graph(directory: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    import onnxruntime
-
-    graph = directory / "model.onnx"
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        made: NDArray[np.uint8] = session.run(None, {name: picture[None]})[0][0]
-        return made
-
-    return enlarge
 
 
 def reference(

@@ -1,9 +1,10 @@
 """How well and how fast upscalers enlarge photographs that none of them has seen, side by side.
 
 python -m benchmarks.super_resolution.quality ours=runs/psnr/export x4plus=REPOSITORY/x4plus/1
-    [--json FILE] [--sheet FILE.png] [--rounds 5]
+    [--upscalerjs FOLDER] [--json FILE] [--sheet FILE.png] [--rounds 5]
 
-A model is NAME=FOLDER with model.onnx and card.json. The photographs are those held out of
+A model is NAME=FOLDER with model.onnx and card.json; UpscalerJS's three are fetched by npm, into
+FOLDER. The photographs are those held out of
 ``photos``, reduced by bicubic to whole levels. Times are of a picture of 80×80 px by one thread,
 in turns, medians; they compare only within a run.
 """
@@ -21,17 +22,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from PIL import Image, ImageDraw
 
-from gan_core.card import ModelCard
+from gan_core.card import DataSource
 from gan_core.console import say
 from gan_core.crops import Crops, read_photograph
 from gan_core.data import open_training
-from gan_core.degradation import bicubic
-from gan_core.held_out import BETTER, Enlarge, held_out_scores
+from gan_core.errors import ConfigError
+from gan_core.export import export
+from gan_core.held_out import BETTER, Enlarge, enlarged_by_graph, held_out_scores, reduced
 from gan_core.plugins import Plugins
+from gan_core.upscalers import served_upscaler
+from gan_core.workflow import read_card
+
+from .upscalerjs import PACKAGES, fetch, read
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +67,8 @@ def main() -> None:
     if not isinstance(data, Crops):
         raise TypeError("photos holds no photographs back")
     methods = [Method("bicubic", _bicubic, 0), *map(_published, options.models)]
+    if options.upscalerjs:
+        methods += _upscalerjs(options.upscalerjs)
     for method in methods:
         found = held_out_scores(data, method.enlarge, SCALE, tuple(BETTER))
         method.scores = {score.metric: score.value for score in found}
@@ -77,6 +84,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--upscalerjs", type=Path, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
@@ -91,18 +99,32 @@ def _bicubic(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _published(named: str) -> Method:
     name, _, folder = named.partition("=")
-    card = ModelCard.model_validate_json((Path(folder) / "card.json").read_text())
-    graph = Path(folder) / "model.onnx"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    path = Path(folder)
+    if (scale := read_card(path).output.scale) != SCALE:
+        raise ConfigError(f"{name} enlarges ×{scale}, not ×{SCALE}")
+    weights = onnx.load(path / "model.onnx").graph.initializer
+    return Method(
+        name,
+        enlarged_by_graph(path, threads=1),
+        sum(int(np.prod(w.dims)) for w in weights if len(w.dims)),
+    )
 
-    def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        made: NDArray[np.uint8] = session.run(None, {card.inputs[0].name: picture[None]})[0][0]
-        return made
 
-    weights = onnx.load(graph).graph.initializer
-    return Method(name, enlarge, sum(int(np.prod(w.dims)) for w in weights if len(w.dims)))
+def _upscalerjs(folder: Path) -> list[Method]:
+    methods = []
+    for name in PACKAGES:
+        graph = folder / name / "onnx"
+        if not (graph / "card.json").exists():
+            export(
+                served_upscaler(read(fetch(name, folder)), SCALE, tiled=False),
+                graph,
+                model=name.replace("-", "_"),
+                variant="upscalerjs",
+                data=DataSource(name="DIV2K", fingerprint=PACKAGES[name]),
+                trained_kimg=0,
+            )
+        methods.append(_published(f"{name}={graph}"))
+    return methods
 
 
 def _time(methods: Sequence[Method], rounds: int) -> None:
@@ -149,16 +171,14 @@ def _sheet(methods: Sequence[Method], data: Crops) -> Image.Image:
     for column, name in enumerate(["photograph", *(method.name for method in methods)]):
         draw.text((column * SHOWN_PX + 2, 1), name[-20:], "black")
     for row, path in enumerate(data.held_out):
-        picture = read_photograph(path)
-        top, left = ((side - SHOWN_PX) // 2 for side in picture.shape[:2])
-        crop = np.ascontiguousarray(picture[top : top + SHOWN_PX, left : left + SHOWN_PX])
-        images = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
-        small = (bicubic(images, SCALE)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        for column, shown in enumerate(
-            [crop, *(method.enlarge(np.ascontiguousarray(small)) for method in methods)]
-        ):
+        whole = read_photograph(path)
+        top, left = ((side - SHOWN_PX) // 2 for side in whole.shape[:2])
+        crop = whole[top : top + SHOWN_PX, left : left + SHOWN_PX].copy()
+        small = reduced(crop, SCALE)
+        shown = [crop, *(method.enlarge(small) for method in methods)]
+        for column, picture in enumerate(shown):
             at = (column * SHOWN_PX, row * SHOWN_PX + LABEL_PX)
-            sheet.paste(Image.fromarray(shown), at)
+            sheet.paste(Image.fromarray(picture), at)
     return sheet
 
 

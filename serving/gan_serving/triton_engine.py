@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .triton_http import TritonHttp
     from .triton_tensors import Send
 
-__all__ = ["TritonEngine", "check_address", "no_model"]
+__all__ = ["SOCKET", "TritonEngine", "check_address", "no_model"]
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ FRESH_S = 2.0
 """Somebody else may publish to the same Triton: what it serves is asked again after this."""
 LONGEST_S = 3600.0
 SOCKET = ",unix:"
+"""Between a Triton's gRPC endpoint and its HTTP endpoint's socket."""
 SMALL_BYTES = 1 << 20
-"""Larger inputs are refused or copied often by an HTTP server: they go by gRPC."""
+"""Larger inputs that shared memory has no room for go by gRPC."""
 HUNG_S = 20.0
 """A call that is so late won't be answered: it is given up."""
 KEEPALIVE_MS = 5000
@@ -146,16 +147,24 @@ class TritonEngine:
     async def _call(self, model: str, inputs: Inputs, version: int, wait_s: float) -> Inference:
         from tritonclient.utils import InferenceServerException
 
+        headers = tracing.outgoing()
         send = partial(
             self._client.infer,
             model,
             model_version=str(version),
             timeout=int(wait_s * 1e6),
-            headers=tracing.outgoing(),
+            headers=headers,
         )
+        given_up_s = wait_s + HUNG_S
+        is_small = sum(array.nbytes for array in inputs.values()) <= SMALL_BYTES
         try:
-            answer = await self._infer_here(send, model, inputs, version, wait_s)
-            return answer or await self._infer_there(send, model, inputs, version, wait_s)
+            if answer := await self._infer_here(send, model, inputs, version, wait_s):
+                return answer
+            if self._http is None or not is_small:
+                return await through_socket(send, inputs, given_up_s)
+            return await self._http.infer(
+                model, version, inputs, timeout_s=wait_s, wait_s=given_up_s, headers=headers
+            )
         except (InferenceServerException, asyncio.CancelledError) as error:
             self._refuse(error, model)
 
@@ -187,18 +196,6 @@ class TritonEngine:
             if self._regions is regions:
                 self._regions = None  # another Triton, which knows none of them
             return None
-
-    async def _infer_there(
-        self, send: Send, model: str, inputs: Inputs, version: int, wait_s: float
-    ) -> Inference:
-        """The answer by messages."""
-        given_up_s = wait_s + HUNG_S
-        if self._http is None or sum(array.nbytes for array in inputs.values()) > SMALL_BYTES:
-            return await through_socket(send, inputs, given_up_s)
-        headers = tracing.outgoing()
-        return await self._http.infer(
-            model, version, inputs, timeout_s=wait_s, wait_s=given_up_s, headers=headers
-        )
 
     async def published(self, model: str) -> Published:
         """The versions that serve, asked of Triton at most once in ``FRESH_S``."""

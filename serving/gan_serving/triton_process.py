@@ -22,6 +22,7 @@ import filelock
 from gan_core.errors import TritonError
 
 from .local_triton import SHM, Environment
+from .triton_engine import SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +95,10 @@ class _Server:
         if self.socket is None:
             return ["--allow-http=false"]
         return ["--allow-http=true", f"--http-address=unix:{self.socket}"]
+
+    def listens(self) -> bool | None:
+        """Whether the socket is there, which Triton opens last; None where it isn't yet."""
+        return self.socket is None or self.socket.exists() or None
 
     def _watch(self, command: Sequence[str], environment: Environment, log: Path) -> None:
         try:
@@ -219,7 +224,7 @@ class LocalTriton:
     def endpoints(self) -> str:
         """The same for ``TritonEngine``, with the socket of the HTTP endpoint."""
         socket = self._running().socket
-        return f"{self.address},unix:{socket}" if socket else self.address
+        return f"{self.address}{SOCKET}{socket}" if socket else self.address
 
     @property
     def pid(self) -> int:
@@ -264,7 +269,7 @@ class LocalTriton:
         except OSError as error:
             raise TritonError(f"the local Triton can't be started: {error}") from error
         while self.alive():
-            live = _is_live(self._server.port)
+            live = self._server.listens() and _is_live(self._server.port)
             if live:
                 return True
             if live is False or time.monotonic() > deadline:

@@ -62,7 +62,7 @@ async def occupy(engine: Engine, label: int = 9) -> list[asyncio.Task[Any]]:
     runs = []
     for _ in range(INSTANCES):
         runs.append(asyncio.create_task(engine.infer("slow", labelled(label), None, 30)))
-        await asyncio.sleep(0.05)  # or they would be one batch
+        await asyncio.sleep(0.1)  # or they would be one batch
     return runs
 
 

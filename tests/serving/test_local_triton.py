@@ -184,6 +184,19 @@ def test_start_is_at_once_done_where_triton_runs(triton: LocalTriton) -> None:
 
 
 @needs_triton
+def test_where_no_socket_fits_triton_is_asked_by_grpc_alone(
+    repository: Path, tmp_path: Path
+) -> None:
+    triton = LocalTriton(repository, home=home(), log=tmp_path / ("long" * 25) / "triton.log")
+    triton.start()
+    try:
+        assert triton.endpoints == triton.address
+        assert doubled(triton, 4) == 8
+    finally:
+        triton.stop()
+
+
+@needs_triton
 def test_triton_outlives_the_thread_that_started_it(triton: LocalTriton) -> None:
     thread = threading.Thread(target=triton.start)
     thread.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from gan_core.latents import draw
 from gan_serving.engine import Inference
-from gan_serving.triton_engine import TritonEngine
+from gan_serving.triton_engine import SOCKET, TritonEngine
 from gan_serving.triton_http import TritonHttp
 from gan_serving.triton_process import LocalTriton
 from tests.serving.graphs import WATERMARK_INPUTS, watermarked
@@ -24,11 +23,11 @@ PIXELS = bytes(range(12))
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def answer_of(version: str = "3", status: str = "200 OK") -> bytes:
+def answer_of(version: str = "3") -> bytes:
     output = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 3]}
     about = json.dumps({"model_version": version, "outputs": [output]}).encode()
     length = len(about) + len(PIXELS)
-    head = f"HTTP/1.1 {status}\r\nInference-Header-Content-Length: {len(about)}\r\n"
+    head = f"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: {len(about)}\r\n"
     return f"{head}Content-Length: {length}\r\n\r\n".encode() + about + PIXELS
 
 
@@ -179,7 +178,7 @@ def test_triton_survives_callers_that_go_away(triton: LocalTriton) -> None:
     inputs = draw(WATERMARK_INPUTS, [5])
 
     async def work() -> Inference:
-        http = TritonHttp(triton.endpoints.partition(",unix:")[2])
+        http = TritonHttp(triton.endpoints.partition(SOCKET)[2])
         for turn in range(300):
             calls = [
                 asyncio.create_task(
@@ -199,5 +198,4 @@ def test_triton_survives_callers_that_go_away(triton: LocalTriton) -> None:
             await engine.close()
 
     np.testing.assert_array_equal(asyncio.run(work()).image, watermarked([5]))
-    gc.collect()
     assert triton.alive()
