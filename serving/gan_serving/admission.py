@@ -26,6 +26,9 @@ __all__ = ["Admission"]
 
 SMOOTHING = 0.1
 """Weight of the newest completion in the drain rate."""
+SURE = 0.85
+"""Of its time that a part may be expected to take: an estimate of all of it is too short for half
+of them, and what comes too late was work for nobody."""
 
 
 def _future() -> asyncio.Future[None]:
@@ -89,7 +92,7 @@ class Admission:
         if not self.waiting and self._fits(images):
             self.running += images
             return
-        if (answer_s := self._answer_s(images)) > timeout_s:
+        if (answer_s := self._answer_s(images)) > SURE * timeout_s:
             raise self._full(f"the answer would take about {answer_s:.2g} s to come")
         self._make_room(caller, images)
         mine = _Waiting(caller, images)

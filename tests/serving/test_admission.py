@@ -152,6 +152,26 @@ def test_who_would_come_too_late_is_told_so_at_once() -> None:
     assert run(test) == 6
 
 
+@pytest.mark.parametrize(("timeout_s", "is_let_in"), [(11, False), (12, True)])
+def test_who_would_come_at_the_last_moment_is_turned_away_too(
+    timeout_s: float, is_let_in: bool
+) -> None:
+    """Half of those are late in the end, and the engine has worked for nobody."""
+
+    async def test(engine: Engine) -> bool:
+        await engine.asked(*"aaaaaa")
+        await engine.finish(after_s=2)
+        await engine.finish(after_s=2)  # an answer in 10 s
+        late = asyncio.create_task(engine.ask("a", timeout_s=timeout_s))
+        await settled()
+        let_in = not late.done()
+        await engine.finish_all()
+        await asyncio.gather(late, return_exceptions=True)
+        return let_in
+
+    assert run(test) == is_let_in
+
+
 def test_the_rate_is_not_measured_while_nobody_waits() -> None:
     async def test(engine: Engine) -> float:
         await engine.asked("a")
