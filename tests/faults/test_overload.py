@@ -3,75 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
-from tests.faults.asking import PATH, Asker, assert_typed, pictures
-from tests.serving.processes import Load, Serving
+from gan_serving.bench.lines import OK, HttpLine
+from gan_serving.bench.load import Exchange, Load, turns
+from tests.faults.asking import PATH, Asker, pictures
+from tests.serving.processes import Load as Callers
+from tests.serving.processes import Serving
 
 TIMES = 10
 WAITS_S = 2.0
 CALLERS = 4
 SECONDS = 10
-REQUEST = {"model": "slow", "label": 1, "n": 32}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a request ended."""
-
-    status: int
-    seconds: float
+REQUEST = json.dumps({"model": "slow", "label": 1, "n": 32})
 
 
 class Crowd:
-    """Requests over connections that are kept, each answer checked."""
+    """Requests over connections that are kept; each answer is checked when the load is over."""
 
     def __init__(self, url: str) -> None:
-        limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
-        self._http = httpx.AsyncClient(base_url=url, limits=limits, timeout=60)
-        self.answers: list[Answer] = []
+        self._url = url
 
-    async def ask(self) -> None:
-        began = time.monotonic()
-        response = await self._http.post(PATH, json=REQUEST, headers={"X-Timeout-S": str(WAITS_S)})
-        self.answers.append(Answer(response.status_code, time.monotonic() - began))
-        if response.status_code == 200:
-            assert not pictures(response.json()).any()  # black, as this model's are
-        else:
-            assert response.status_code in (429, 504), response.text
-            assert_typed(response)
+    async def closed(self, seconds: float) -> float:
+        """Answered requests per second when a few callers ask without pause."""
+        load = self._load()
+        await load.closed_loop(CALLERS, turns(None, seconds))
+        return len(self._checked(load)) / seconds
 
-    async def closed(self, callers: int, seconds: float) -> float:
-        """Answered requests per second when so many ask without pause."""
-        began = time.monotonic()
+    async def open(self, per_s: float, seconds: float) -> list[Exchange]:
+        """What becomes of so many requests per second, however many are still waited for."""
+        load = self._load()
+        await load.open_loop(per_s, turns(None, seconds))
+        return self._checked(load)
 
-        async def caller() -> None:
-            while time.monotonic() < began + seconds:
-                await self.ask()
+    def _load(self) -> Load:
+        lines = [
+            f"POST {PATH} HTTP/1.1",
+            "Host: gateway",
+            "Content-Type: application/json",
+            f"Content-Length: {len(REQUEST)}",
+            f"X-Timeout-S: {WAITS_S}",
+            "",
+            REQUEST,
+        ]
+        return Load(lambda: HttpLine(self._url), ["\r\n".join(lines).encode()], WAITS_S)
 
-        before = len(self.answers)
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        return (len(self.answers) - before) / (time.monotonic() - began)
-
-    async def open(self, per_s: float, seconds: float) -> list[Answer]:
-        """Answers when so many come per second, however many are still waited for."""
-        began, before = time.monotonic(), len(self.answers)
-        sent: list[asyncio.Task[None]] = []
-        while (now := time.monotonic() - began) < seconds:
-            sent += [asyncio.create_task(self.ask()) for _ in range(int(now * per_s) - len(sent))]
-            await asyncio.sleep(0.005)
-        await asyncio.gather(*sent)
-        return self.answers[before:]
-
-    async def close(self) -> None:
-        await self._http.aclose()
+    def _checked(self, load: Load) -> list[Exchange]:
+        for one in load.exchanges:
+            if one.reply.code == OK:
+                assert not pictures(json.loads(one.reply.body)).any()  # black, as this model's are
+            else:
+                assert one.reply.code in ("429 queue_full", "504 deadline_exceeded"), one.reply
+        return load.exchanges
 
 
 @pytest.mark.faults
@@ -86,20 +74,18 @@ def test_ten_times_too_many_requests_cost_no_goodput(
     if engine == "triton":
         request.getfixturevalue("has_triton")
 
-    async def run(url: str) -> tuple[float, list[Answer]]:
+    async def run(url: str) -> tuple[float, list[Exchange]]:
         crowd = Crowd(url)
-        await crowd.closed(CALLERS, 1)
-        capacity = await crowd.closed(CALLERS, SECONDS)
-        answers = await crowd.open(TIMES * capacity, SECONDS)
-        await crowd.close()
-        return capacity, answers
+        await crowd.closed(1)
+        capacity = await crowd.closed(SECONDS)
+        return capacity, await crowd.open(TIMES * capacity, SECONDS)
 
     with Serving(own, engine) as serving:
         asker = asking(serving.url, (429, 504), WAITS_S)
-        with Load(1, asker.ask):  # of another model: no crowd stands in its way
+        with Callers(1, asker.ask):  # of another model: no crowd stands in its way
             capacity, answers = asyncio.run(run(serving.url))
-    took = [one.seconds for one in answers if one.status == 200]
-    turned_away = [one.seconds for one in answers if one.status == 429]
+    took = [one.ended - one.due for one in answers if one.reply.code == OK]
+    turned_away = [one.ended - one.due for one in answers if one.reply.code.startswith("429")]
     goodput = len(took) / SECONDS
     note(
         f"10 × overload ({engine})",
