@@ -17,6 +17,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--soak-minutes", type=float, default=2.0, help="how long '-m soak' lasts")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` one process has the servers: their tests share and watch them."""
+    for item in items:
+        if not {"gan_core", "plugins"} & set(item.path.relative_to(Path(__file__).parent).parts):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
 @pytest.fixture(scope="session")
 def nothing_left_running() -> Iterator[None]:
     """At the end of the session no process and no shared memory is left of what it started."""

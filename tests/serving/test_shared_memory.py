@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,8 @@ async def check(engine: TritonEngine, seed: int, n: int = 1) -> None:
 
 
 def named() -> list[Path]:
-    return list(Path("/dev/shm").glob(f"{shared_memory._prefix()}*"))
+    """What this process has left: others, killed by tests or not, have their own."""
+    return list(Path("/dev/shm").glob(f"{shared_memory._prefix()}{os.getpid()}-*"))
 
 
 async def registered(engine: TritonEngine) -> list[str]:
