@@ -136,6 +136,21 @@ def bentoml(workers: int) -> Contender:
     return Contender(_workers("BentoML", workers), command, png, "bentoml", variables)
 
 
+def pytriton(output: str) -> Contender:
+    def command(at: Place) -> list[str | Path]:
+        numbers = [str(at.port), str(at.cores)]
+        return [PEERS / "pytriton_server.py", at.files.graph, *numbers, output]
+
+    return Contender(
+        f"PyTriton HTTP, {output}",
+        command,
+        lambda at: PytritonTarget(at.port),
+        "pytriton",
+        # Triton's Python backend embeds a Python: it must be the one of its standard library
+        lambda at: {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))},
+    )
+
+
 def triton(instances: int) -> Contender:
     def command(at: Place) -> list[str | Path]:
         repository = at.files.one_instance if instances == 1 else at.files.repository
@@ -163,19 +178,8 @@ CONTENDERS = {
     "litserve-2": litserve(2),
     "bentoml-1": bentoml(1),
     "bentoml-2": bentoml(2),
-    "pytriton": Contender(
-        "PyTriton HTTP, pixels",
-        lambda at: [
-            PEERS / "pytriton_server.py",
-            at.files.graph,
-            str(at.port),
-            str(at.cores),
-        ],
-        lambda at: PytritonTarget(at.port),
-        "pytriton",
-        # Triton's Python backend embeds a Python: it must be the one of its standard library
-        lambda at: {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))},
-    ),
+    "pytriton": pytriton("pixels"),
+    "pytriton-png": pytriton("PNG"),
     "triton-1": triton(1),
     "triton-2": triton(2),
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PngTarget", "PytritonTarget", "TritonTarget"]
 
 SHAPE = 64, 64, 3
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def post(port: int, path: str, body: object) -> bytes:
@@ -48,7 +49,7 @@ class PngTarget:
 
 
 class PytritonTarget(PngTarget):
-    """A seed in, pixels out, in KServe's protocol with its binary extension."""
+    """A seed in, pixels or a PNG file out, in KServe's protocol with its binary extension."""
 
     def request(self, seed: int, n: int) -> bytes:
         tensor = {"name": "seed", "shape": [1, 1], "datatype": "INT64", "data": [seed]}
@@ -57,6 +58,9 @@ class PytritonTarget(PngTarget):
         return post(self._port, "/v2/models/images/infer", body)
 
     def pictures(self, body: bytes) -> list[NDArray[np.uint8]]:
+        start = body.find(PNG)  # after the answer's JSON and the file's length
+        if start >= 0:
+            return [decoded(body[start:])]
         return [np.frombuffer(body[-int(np.prod(SHAPE)) :], np.uint8).reshape(SHAPE)]
 
 
