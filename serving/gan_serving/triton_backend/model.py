@@ -8,6 +8,7 @@ here as well, in its words: what loads here loads in the container.
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ GRAPH_LEVELS = {
     "2": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }  # any other: all, as in the C++ backend
 ACCELERATORS = {"gpu": {"cuda", "tensorrt"}, "cpu": {"openvino"}}
+PICTURE_DIMS = 3
 UNSUPPORTED = ("sequence_batching", "batch_input", "batch_output")
 
 
@@ -126,6 +128,11 @@ def _session_options(config: dict[str, Any]) -> ort.SessionOptions:
     # Spinning threads fight the server for the cores: a quarter of the CPU time per image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if any(len(item["dims"]) == PICTURE_DIMS for item in config["input"]):
+        # A tile is work enough for a core: instances that share each run wait for each other.
+        instances = sum(int(group["count"]) for group in config["instance_group"])
+        cores = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = max(1, cores // max(1, instances))
     parameters = config.get("parameters", {})
     if "intra_op_thread_count" in parameters:
         options.intra_op_num_threads = int(parameters["intra_op_thread_count"]["string_value"])
