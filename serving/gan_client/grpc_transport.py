@@ -108,7 +108,7 @@ class GrpcTransport:
             async for chunk in chunks:
                 assembly.add(chunk)
             assembly.finish()
-        images = tuple(GeneratedImage(pixels, seed) for pixels, seed in assembly.images)
+        images = tuple(GeneratedImage(*one) for one in assembly.images)
         # the name that was asked for, not the answer's: files are called after it
         return ImageBatch(images, model, assembly.version)
 

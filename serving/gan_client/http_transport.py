@@ -27,7 +27,7 @@ from gan_core.errors import (
 
 from .hints import hinted
 from .http_streams import images_of, samples_of
-from .images import GeneratedImage, ImageBatch, decoded
+from .images import GeneratedImage, ImageBatch, decoded, profiled
 from .pictures import as_file
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ class HttpTransport:
     ) -> ImageBatch:
         """What a model makes of a picture."""
         async with self._upscaled(request, picture, timeout_s) as response:
-            pixels = await asyncio.to_thread(decoded, await response.aread())
+            pixels, profile = await asyncio.to_thread(profiled, await response.aread())
             version = int(response.headers["X-Model-Version"])
-        return ImageBatch((GeneratedImage(pixels, None),), request.model, version)
+        return ImageBatch((GeneratedImage(pixels, None, profile),), request.model, version)
 
     async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float

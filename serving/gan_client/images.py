@@ -28,13 +28,18 @@ class GeneratedImage:
     seed: int | None
     """``generate`` with it, the same label and truncation makes this image again; None where
     latents were given."""
+    profile: bytes = b""
+    """ICC profile of the colours, where a picture that was made larger came with one."""
 
     def __repr__(self) -> str:
         return f"GeneratedImage({_size(self.pixels)}, seed {self.seed})"
 
     def pil(self) -> Image.Image:
-        """As a Pillow image: grey, RGB or RGBA."""
-        return to_pil(self.pixels)
+        """As a Pillow image: grey, RGB or RGBA, with the profile."""
+        image = to_pil(self.pixels)
+        if self.profile:
+            image.info["icc_profile"] = self.profile
+        return image
 
     def numpy(self) -> NDArray[np.uint8]:
         """As a uint8 [H, W, C] array."""
@@ -42,7 +47,9 @@ class GeneratedImage:
 
     def save(self, path: str | Path) -> None:
         """Write it; the suffix decides the format."""
-        self.pil().save(path)
+        # of all formats, WebP alone doesn't take it from the image
+        options: dict[str, Any] = {"icc_profile": self.profile} if self.profile else {}
+        self.pil().save(path, **options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +110,19 @@ def decoded(png: bytes) -> NDArray[np.uint8]:
     Raises:
         ValueError: it isn't one, or not of a size that a model makes.
     """
+    return profiled(png)[0]
+
+
+def profiled(png: bytes) -> tuple[NDArray[np.uint8], bytes]:
+    """A PNG as uint8 [H, W, C], and its ICC profile or nothing.
+
+    Raises:
+        ValueError: it isn't one, or not of a size that a model makes.
+    """
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             array: NDArray[Any] = np.asarray(image)
+            profile: bytes = image.info.get("icc_profile") or b""
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a PNG of a generated image: {error}") from error
-    return array[..., None] if array.ndim == 2 else array
+    return array[..., None] if array.ndim == 2 else array, profile

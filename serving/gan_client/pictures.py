@@ -55,11 +55,11 @@ def as_file(picture: Picture) -> bytes:
 
 
 def _pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    from gan_serving.decode import with_channels
+    from gan_serving.decode import fitted
 
     if image.has_transparency_data:
-        return with_channels(image, 4)
-    return with_channels(image, 1 if image.mode.startswith(("1", "L", "I")) else 3)
+        return fitted(image, 4).pixels
+    return fitted(image, 1 if image.mode.startswith(("1", "L", "I")) else 3).pixels
 
 
 def _checked(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,6 @@ from gan_core.errors import ConfigError
 
 from .augmentation import Sample, in_parts
 from .images import GeneratedImage, ImageBatch
-from .pictures import as_file
 from .tls import Tls
 
 if TYPE_CHECKING:
@@ -135,11 +135,17 @@ class ServiceTransport:
 
         return _batch(await upscale(self._service, request, picture, timeout_s))
 
-    def upscale_png(
+    async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
     ) -> AsyncGenerator[bytes, None]:
-        """The same as a PNG."""
-        return as_png(self, request, picture, timeout_s)
+        """The same as a PNG's pieces, each as soon as it is there."""
+        from gan_serving.encode import png_pieces
+        from gan_serving.upscaling import enlarge
+
+        made = await enlarge(self._service, request, picture, timeout_s)
+        async with aclosing(png_pieces(made, lambda *_: None)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def frames(
         self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
@@ -180,10 +186,16 @@ async def as_png(
 ) -> AsyncGenerator[bytes, None]:
     """What a model makes of a picture, as a PNG in one piece."""
     (image,) = await transport.upscale(request, picture, timeout_s)
-    yield await asyncio.to_thread(as_file, image.pixels)
+    yield await asyncio.to_thread(_png, image)
+
+
+def _png(image: GeneratedImage) -> bytes:
+    buffer = io.BytesIO()
+    image.pil().save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _batch(answer: Generation) -> ImageBatch:
     pairs = zip(answer.images, answer.seeds, strict=True)
-    images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
+    images = tuple(GeneratedImage(pixels, seed, answer.profile) for pixels, seed in pairs)
     return ImageBatch(images, answer.model, answer.version)

@@ -12,6 +12,7 @@ import io
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["check_pixels", "decode", "decoded", "with_channels"]
+__all__ = ["Picture", "check_pixels", "decode", "decoded", "fitted"]
 
 MAGIC = {
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -43,32 +44,48 @@ JPEG_PART = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])(..)?", re.DOTALL)
 """A marker but those that stand alone, and the length of what follows it."""
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 
+MAX_PROFILE_BYTES = 1 << 18
+PROFILED = {"RGB": b"RGB ", "RGBA": b"RGB ", "P": b"RGB ", "L": b"GRAY", "LA": b"GRAY"}
+"""The colour space that an ICC profile must be of, by the mode that a file is read in."""
+
 _THREADS = ThreadPoolExecutor(2, "decode")  # pictures in memory at once, and never all threads
 
 
-async def decoded(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture as a model takes it, and what goes round the model."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 [H, W, C]."""
+    alpha: NDArray[np.uint8] | None = None
+    """uint8 [H, W], where it hides something and the model takes none."""
+    profile: bytes = b""
+    """ICC profile of the pixels; empty where there is none that fits them."""
+
+
+async def decoded(data: bytes, channels: int, max_pixels: int) -> Picture:
     """``decode`` in a thread, of which there are two; the others wait."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_THREADS, decode, data, channels, max_pixels)
 
 
-def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
-    """A picture as uint8 [H, W, channels], upright as its EXIF orientation says.
+def decode(data: bytes, channels: int, max_pixels: int) -> Picture:
+    """A picture of so many channels, upright as its EXIF orientation says.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; an alpha channel that hides nothing is
-    left out where 3 or 1 ``channels`` are asked for.
+    Grey, palette, CMYK and 16-bit pictures are converted; alpha comes apart where 3 or 1
+    ``channels`` are asked for, and is left out where it hides nothing.
 
     Raises:
         UnsupportedMedia: it is no PNG, JPEG or WebP, or an animation.
         PixelsExceeded: its header says more than ``max_pixels``.
-        InvalidRequest: it is broken, or transparent where that can't be kept.
+        InvalidRequest: it is broken.
     """
     kind = _kind(data)
     _check_parts(data, kind)
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_header(image, kind, max_pixels)
-            return with_channels(ImageOps.exif_transpose(image), channels)
+            return fitted(ImageOps.exif_transpose(image), channels)
     except ServiceError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -92,23 +109,22 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def with_channels(picture: Image.Image | NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """A picture as uint8 [H, W, channels]; an array is one of 1, 3 or 4 channels already.
-
-    Raises:
-        InvalidRequest: it is transparent, and ``channels`` has no alpha.
-    """
+def fitted(picture: Image.Image | NDArray[np.uint8], channels: int) -> Picture:
+    """A picture of so many channels; an array is one of 1, 3 or 4 channels already."""
     if isinstance(picture, np.ndarray):
         if picture.shape[2] == channels:
-            return picture
+            return Picture(picture)
         picture = to_pil(picture)
     transparent = picture.has_transparency_data
     if picture.mode.startswith("I"):
         picture = _of_16_bits(picture)
+    profile = _profile(picture, channels)
+    alpha = None
     if transparent and channels < 4:
-        picture = _opaque(picture.convert("RGBA"))
+        picture = picture.convert("RGBA")
+        alpha = _hiding(picture)
     array = np.asarray(picture.convert(MODES[channels]))
-    return array if array.ndim == 3 else array[..., None]
+    return Picture(array if array.ndim == 3 else array[..., None], alpha, profile)
 
 
 def _kind(data: bytes) -> str:
@@ -156,12 +172,20 @@ def _check_header(image: Image.Image, kind: str, max_pixels: int) -> None:
 def _of_16_bits(image: Image.Image) -> Image.Image:
     """The high byte of each pixel, as Pillow itself takes of 16-bit colours."""
     levels: NDArray[Any] = np.asarray(image)
-    return Image.fromarray((levels >> 8).astype(np.uint8))
+    high = Image.fromarray((levels >> 8).astype(np.uint8))
+    high.info = image.info
+    return high
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    if image.getchannel("A").getextrema() != (255, 255):
-        raise InvalidRequest(
-            "image: it is transparent, and the model takes no alpha: flatten it", param="image"
-        )
-    return image
+def _hiding(image: Image.Image) -> NDArray[np.uint8] | None:
+    """Alpha, unless it hides nothing."""
+    alpha = image.getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else np.asarray(alpha)
+
+
+def _profile(image: Image.Image, channels: int) -> bytes:
+    """Its ICC profile, unless it is of other colours than those that are taken of it."""
+    profile: bytes = image.info.get("icc_profile") or b""
+    space = PROFILED.get(image.mode)
+    kept = (space == b"GRAY") == (channels == 1) and profile[16:20] == space
+    return profile if kept and len(profile) <= MAX_PROFILE_BYTES else b""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,32 +19,41 @@ from gan_core.grid import to_pil
 from . import tracing
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from numpy.typing import NDArray
     from PIL import Image
 
     from .schema import Format
+    from .upscaling import Enlarged
 
-__all__ = ["PngWriter", "encode", "files", "png"]
+__all__ = ["Encoded", "PngWriter", "encode", "files", "png", "png_pieces"]
+
+Encoded = Callable[[str, int, float], None]
+"""Told of files that were made: format, how many, seconds."""
 
 INLINE_BYTES = 1 << 16
 """So few pixels are a PNG in a tenth of a millisecond, sooner than a thread takes over."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-PNG_COLOURS = {1: 0, 3: 2, 4: 6}
-"""PNG's colour type by channels: grey, RGB, RGBA."""
+PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
+"""PNG's colour type by channels: grey, grey with alpha, RGB, RGBA."""
 PNG_UP = 2
 """PNG's filter: minus the byte above."""
 PNG_LEVEL = 1
-WITHOUT_ALPHA = {"L": "L", "RGB": "RGB", "RGBA": "RGB"}
+WITHOUT_ALPHA = {"L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB"}
 
 
 async def files(
-    images: NDArray[Any], output_format: Format, quality: int | None = None
+    images: NDArray[Any],
+    output_format: Format,
+    quality: int | None = None,
+    profile: bytes = b"",
 ) -> list[bytes]:
     """Images [N, H, W, C] as files, made in a thread unless they are small."""
     whole = 100 if quality is None else quality
 
     def made() -> list[bytes]:
-        return [encode(one, output_format, whole) for one in images]
+        return [encode(one, output_format, whole, profile) for one in images]
 
     with tracing.span("encode", output_format=output_format, images=len(images)):
         if output_format == "png" and images.nbytes <= INLINE_BYTES:
@@ -48,26 +61,31 @@ async def files(
         return await asyncio.to_thread(made)
 
 
-def encode(pixels: NDArray[Any], output_format: Format = "png", quality: int = 100) -> bytes:
+def encode(
+    pixels: NDArray[Any], output_format: Format = "png", quality: int = 100, profile: bytes = b""
+) -> bytes:
     """One uint8 [H, W, C] array as a file; ``quality`` 0 to 100 is of JPEG and WebP.
+
+    ``profile`` is an ICC profile of the colours.
 
     PNG is lossless, and so is WebP at 100; JPEG loses alpha, and a little at any quality.
     """
     match output_format:
         case "png":
-            return png(pixels)
+            return png(pixels, profile)
         case "jpeg":
             image = to_pil(pixels)
-            return _saved(image.convert(WITHOUT_ALPHA[image.mode]), "JPEG", quality=quality)
+            image = image.convert(WITHOUT_ALPHA[image.mode])
+            return _saved(image, "JPEG", profile, quality=quality)
         case "webp":
             options = {"lossless": True, "quality": 0} if quality == 100 else {"quality": quality}
-            return _saved(to_pil(pixels), "WEBP", **options)
+            return _saved(to_pil(pixels), "WEBP", profile, **options)
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8], profile: bytes = b"") -> bytes:
     """One uint8 [H, W, C] array as a PNG, lossless; quick rather than small."""
     height, width, channels = pixels.shape
-    writer = PngWriter(width, height, channels)
+    writer = PngWriter(width, height, channels, profile)
     data = isal_zlib.compress(writer.filtered(pixels), PNG_LEVEL)
     return b"".join((writer.head(), _chunk(b"IDAT", data), PNG_END))
 
@@ -80,19 +98,24 @@ class PngWriter:
 
     Args:
         width, height: of the whole, in px.
-        channels: 1 grey, 3 RGB, 4 RGBA.
+        channels: 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA.
+        profile: ICC profile of the colours.
     """
 
-    def __init__(self, width: int, height: int, channels: int) -> None:
+    def __init__(self, width: int, height: int, channels: int, profile: bytes = b"") -> None:
         self._size = width, height
         self._channels = channels
+        self._profile = profile
         self._above = np.zeros(width * channels, np.uint8)
         self._deflate = isal_zlib.compressobj(PNG_LEVEL)
 
     def head(self) -> bytes:
         """What comes before the rows."""
         colour = PNG_COLOURS[self._channels]
-        return PNG_MAGIC + _chunk(b"IHDR", struct.pack(">IIBBBBB", *self._size, 8, colour, 0, 0, 0))
+        head = _chunk(b"IHDR", struct.pack(">IIBBBBB", *self._size, 8, colour, 0, 0, 0))
+        if self._profile:
+            head += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(self._profile))
+        return PNG_MAGIC + head
 
     def rows(self, pixels: NDArray[np.uint8]) -> bytes:
         """The next rows, uint8 [h, W, C]; what they fill up of the file."""
@@ -114,6 +137,21 @@ class PngWriter:
         return rows
 
 
+async def png_pieces(made: Enlarged, encoded: Encoded) -> AsyncGenerator[bytes, None]:
+    """The PNG of a picture that is being made larger, each piece as soon as it is there."""
+    file = PngWriter(made.width, made.height, made.channels, made.profile)
+    seconds = 0.0
+    async with aclosing(made.rows):
+        yield file.head()
+        async for rows in made.rows:
+            began = time.perf_counter()
+            piece = await asyncio.to_thread(file.rows, rows)
+            seconds += time.perf_counter() - began
+            yield piece
+        encoded("png", 1, seconds)
+        yield file.end()
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
@@ -122,7 +160,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 PNG_END = _chunk(b"IEND", b"")
 
 
-def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _saved(image: Image.Image, kind: str, profile: bytes, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, kind, icc_profile=profile, **options)
     return buffer.getvalue()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from gan_core.errors import BadRequest, InvalidRequest, NotAcceptable, ServiceError
 
 from .answers import shown
-from .encode import files
+from .encode import Encoded, files
 from .schema import FORMATS, explained, problem
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ __all__ = [
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 T = TypeVar("T")
-Encoded = Callable[[str, int, float], None]
-"""Told of files that were made: format, how many, seconds."""
 TIMEOUT_HEADERS = ("x-timeout-s", "x-stainless-read-timeout")
 """Seconds that the client waits: ours, and what OpenAI's clients send by themselves."""
 
@@ -162,7 +159,9 @@ async def encoded_files(
 ) -> list[bytes]:
     """The images as the files that were asked for."""
     began = time.perf_counter()
-    made = await files(generation.images, body.output_format, body.output_compression)
+    made = await files(
+        generation.images, body.output_format, body.output_compression, generation.profile
+    )
     encoded(body.output_format, len(made), time.perf_counter() - began)
     return made
 

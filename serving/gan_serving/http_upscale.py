@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from pydantic import ValidationError
 
 from gan_core.errors import BadRequest, InvalidRequest, NotSupported
 
-from .encode import PngWriter
+from .encode import png_pieces
 from .http_forms import FORM, arriving, read_form
 from .http_images import chained, sent, timeout_of, wants_file
 from .http_layers import unless_gone
@@ -130,16 +128,9 @@ async def _streamed(made: Enlarged, admission: AsyncExitStack, encoded: Encoded)
 async def _pieces(
     made: Enlarged, admission: AsyncExitStack, encoded: Encoded
 ) -> AsyncGenerator[bytes, None]:
-    async with admission, aclosing(made.rows):
-        file, seconds = PngWriter(made.width, made.height, made.channels), 0.0
-        yield file.head()
-        async for rows in made.rows:
-            began = time.perf_counter()
-            piece = await asyncio.to_thread(file.rows, rows)
-            seconds += time.perf_counter() - began
+    async with admission, aclosing(png_pieces(made, encoded)) as pieces:
+        async for piece in pieces:
             yield piece
-        encoded("png", 1, seconds)
-        yield file.end()
 
 
 def _size(request: Request, most: int) -> int:

@@ -56,6 +56,8 @@ class Generation:
     seeds: tuple[int | None, ...]
     """Of each image; None where the request gave its latents, or a picture."""
     compute_ms: float
+    profile: bytes = b""
+    """ICC profile of the colours, where a picture came with one."""
 
 
 class ImageService:

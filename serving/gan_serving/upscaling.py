@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from gan_core.card import ImageInput
 from gan_core.errors import InternalError, InvalidRequest, NotSupported
 from gan_core.latents import random_seed
 
-from .decode import check_pixels, decoded, with_channels
+from .decode import Picture, check_pixels, decoded, fitted
 from .in_order import in_order
 from .service import ANYBODY, Generation, card_of, late_answer
 from .tiles import Tiling
@@ -58,6 +59,8 @@ class Enlarged:
     width: int
     height: int
     channels: int
+    profile: bytes
+    """ICC profile of the colours; empty where the picture has none."""
     rows: AsyncGenerator[NDArray[np.uint8], None]
     """[h, W, C]: as soon as they are there, and a few ahead of who takes them."""
     started: float
@@ -73,6 +76,7 @@ class Enlarged:
             images=(parts[0] if len(parts) == 1 else np.concatenate(parts))[None],
             seeds=(None,),
             compute_ms=(time.monotonic() - self.started) * 1000,
+            profile=self.profile,
         )
 
 
@@ -107,7 +111,8 @@ async def enlarge(
     """A picture, a file or pixels uint8 [H, W, C], larger; its first rows are there already.
 
     A model with tiles gets all pictures in tiles of its one size; what a picture has beyond its
-    edges are its last pixels. Where the caller has no ``timeout_s``, each band of it has the
+    edges are its last pixels. Alpha that the model doesn't take is enlarged apart, by bicubic.
+    Where the caller has no ``timeout_s``, each band of it has the
     service's. Pictures of one ``seed`` have the same share in a canary.
 
     Raises:
@@ -121,18 +126,26 @@ async def enlarge(
             published = await service.engine.published(request.model)
             card = card_of(published, request.version)
             source = _source(card)
-            pixels = await _pixels(picture, card, source, max_pixels)
-            _check_sides(pixels, card, source, request)
+            given = await _fitted(picture, card, source, max_pixels)
+            _check(given, card, source, request)
             shared = random_seed() if seed is None else seed
-            job = _Job(service, published, source, pixels, card, deadline, caller, shared)
+            job = _Job(service, published, source, given, card, deadline, caller, shared)
             parts = job.parts(request.version)
             version, first = await anext(parts)
     except TimeoutError as error:
         raise late_answer(request.model, limit_s) from error
-    height, width, _ = pixels.shape
-    scale, channels = card.output.scale, first.shape[2]
-    rows = _rows(first, parts)
-    return Enlarged(request.model, version, scale * width, scale * height, channels, rows, started)
+    height, width, _ = given.pixels.shape
+    scale = card.output.scale
+    return Enlarged(
+        model=request.model,
+        version=version,
+        width=scale * width,
+        height=scale * height,
+        channels=first.shape[2],
+        profile=given.profile,
+        rows=_rows(first, parts),
+        started=started,
+    )
 
 
 async def _rows(
@@ -151,7 +164,7 @@ class _Job:
     service: ImageService
     published: Published
     source: ImageInput
-    pixels: NDArray[np.uint8]
+    picture: Picture
     card: ModelCard
     deadline: float | None
     caller: str
@@ -164,7 +177,7 @@ class _Job:
         if self.source.tile_px is None:
             yield await self._whole(version)
             return
-        height, width, _ = self.pixels.shape
+        height, width, _ = self.picture.pixels.shape
         halo, scale = self.source.halo_px, self.card.output.scale
         bands = Tiling(height, width, self.source.tile_px, halo, scale).bands(TILES_AT_ONCE)
         version, first = await self._band(next(bands), version)
@@ -175,20 +188,31 @@ class _Job:
                 yield part
 
     async def _band(self, band: Band, version: int | None) -> tuple[int, NDArray[np.uint8]]:
-        tiles = await asyncio.to_thread(band.cut, self.pixels)
+        tiles = await asyncio.to_thread(band.cut, self.picture.pixels)
         image = band.empty(self.card.output.channels, tiles.dtype)
         done = 0
         async with aclosing(self._infer(tiles, version)) as answers:
             async for answer in answers:
                 await asyncio.to_thread(band.place, answer.image, done, image)
                 done += len(answer.image)
-        return answer.version, image
+        return answer.version, await self._with_alpha(image, band.top, band.bottom)
 
     async def _whole(self, version: int | None) -> tuple[int, NDArray[np.uint8]]:
-        padded = _padded(self.pixels, self.source.multiple_of)
+        pixels = self.picture.pixels
+        padded = _padded(pixels, self.source.multiple_of)
         async with aclosing(self._infer(padded[None], version)) as answers:
             answer = await anext(answers)
-        return answer.version, _cropped(answer.image, self.pixels, padded, self.card)[0]
+        image = _cropped(answer.image, pixels, padded, self.card)[0]
+        return answer.version, await self._with_alpha(image, 0, len(pixels))
+
+    async def _with_alpha(
+        self, image: NDArray[np.uint8], top: int, bottom: int
+    ) -> NDArray[np.uint8]:
+        """What became of rows of the picture, with their alpha where the picture has one."""
+        alpha = self.picture.alpha
+        if alpha is None:
+            return image
+        return await asyncio.to_thread(_veiled, image, alpha, top, bottom)
 
     def _infer(
         self, images: NDArray[np.uint8], version: int | None
@@ -222,21 +246,30 @@ def _source(card: ModelCard) -> ImageInput:
     raise NotSupported(f"{card.model!r} can't upscale a picture; {abilities(card)}", param="model")
 
 
-async def _pixels(
-    picture: bytes | NDArray[np.uint8], card: ModelCard, source: ImageInput, max_pixels: int
+def _veiled(
+    image: NDArray[np.uint8], alpha: NDArray[np.uint8], top: int, bottom: int
 ) -> NDArray[np.uint8]:
-    """uint8 [H, W, C] with the model's channels, and of no more pixels than it takes."""
+    """An image [h, W, C] with the bicubic of rows of alpha, which looks at the rows beside them."""
+    height, width, _ = image.shape
+    box = 0, top, alpha.shape[1], bottom
+    veil = Image.fromarray(alpha).resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.dstack([image, np.asarray(veil)])
+
+
+async def _fitted(
+    picture: bytes | NDArray[np.uint8], card: ModelCard, source: ImageInput, max_pixels: int
+) -> Picture:
+    """A picture of the model's channels, and of no more pixels than it takes."""
     limit = min(source.max_side_px**2, max_pixels // card.output.scale**2)
     if isinstance(picture, bytes):
         return await decoded(picture, source.channels, limit)
     height, width, _ = picture.shape
     check_pixels(width, height, limit)
-    return with_channels(picture, source.channels)
+    return fitted(picture, source.channels)
 
 
-def _check_sides(
-    pixels: NDArray[np.uint8], card: ModelCard, source: ImageInput, request: UpscaleRequest
-) -> None:
+def _check(picture: Picture, card: ModelCard, source: ImageInput, request: UpscaleRequest) -> None:
+    pixels = picture.pixels
     height, width = (
         -(-side // source.multiple_of) * source.multiple_of for side in pixels.shape[:2]
     )
@@ -246,6 +279,11 @@ def _check_sides(
             f"image: it is {width} × {height} px; {card.model!r} takes sides of "
             f"{least} to {source.max_side_px} px",
             param="image",
+        )
+    if picture.alpha is not None and request.output_format == "jpeg":
+        raise InvalidRequest(
+            "output_format: the image is transparent, which jpeg can't be; take png or webp",
+            param="output_format",
         )
     side = card.output.scale * max(height, width)
     if side > LARGEST_SIDES_PX.get(request.output_format, side):

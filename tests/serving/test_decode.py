@@ -16,11 +16,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from gan_core.errors import InvalidRequest, PixelsExceeded, ServiceError, UnsupportedMedia
 from gan_serving import decode as module
-from gan_serving.decode import MAX_PARTS, MAX_SCANS, decode, decoded, with_channels
+from gan_serving.decode import (
+    MAX_PARTS,
+    MAX_PROFILE_BYTES,
+    MAX_SCANS,
+    Picture,
+    decode,
+    decoded,
+    fitted,
+)
 from tests.serving.pictures import (
     PIXELS,
     animation,
@@ -45,7 +53,7 @@ LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {}, "WEBP": {"lossless
 
 
 def read(data: bytes, channels: int = 3) -> NDArray[np.uint8]:
-    return decode(data, channels, MAX_PIXELS)
+    return decode(data, channels, MAX_PIXELS).pixels
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -130,7 +138,7 @@ def test_an_alpha_that_hides_nothing_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB"])
-def test_transparency_is_refused_where_it_cannot_be_kept(mode: str) -> None:
+def test_alpha_comes_apart_where_the_model_takes_none(mode: str) -> None:
     picture = PICTURE.convert(mode)
     clear: dict[str, Any] = {}
     if mode in ("LA", "RGBA"):
@@ -138,15 +146,45 @@ def test_transparency_is_refused_where_it_cannot_be_kept(mode: str) -> None:
     else:
         clear["transparency"] = picture.getpixel((0, 0))
     file = saved(picture, **clear)
-    with pytest.raises(InvalidRequest, match="it is transparent"):
-        read(file)
-    assert read(file, 4)[0, 0, 3] < 255
+    apart = decode(file, 3, MAX_PIXELS)
+    assert apart.pixels.shape == (5, 7, 3)
+    assert apart.alpha is not None
+    np.testing.assert_array_equal(apart.alpha, read(file, 4)[..., 3])
+    assert apart.alpha[0, 0] < 255
+    assert decode(file, 4, MAX_PIXELS).alpha is None
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY = SRGB[:16] + b"GRAY" + SRGB[20:]
+"""Of grey, by its header."""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    ("mode", "profile", "channels", "kept"),
+    [
+        ("RGB", SRGB, 3, True),
+        ("L", GREY, 1, True),
+        ("L", GREY, 3, False),
+        ("RGB", SRGB, 1, False),
+        ("RGB", GREY, 3, False),
+        ("RGB", SRGB.ljust(MAX_PROFILE_BYTES + 1, b"\0"), 3, False),
+    ],
+    ids=["colours", "grey", "grey made RGB", "RGB made grey", "another space", "too large"],
+)
+def test_a_profile_is_kept_where_it_is_of_the_pixels(
+    kind: str, mode: str, profile: bytes, channels: int, kept: bool
+) -> None:
+    if (kind, mode) == ("WEBP", "L"):
+        pytest.skip("a WebP is never grey")
+    file = saved(PICTURE.convert(mode), kind, icc_profile=profile)
+    assert decode(file, channels, MAX_PIXELS).profile == (profile if kept else b"")
 
 
 def test_an_array_gets_the_channels_that_it_lacks() -> None:
     grey = PIXELS[..., :1]
-    np.testing.assert_array_equal(with_channels(grey, 3), grey.repeat(3, axis=2))
-    assert with_channels(PIXELS, 3) is PIXELS
+    np.testing.assert_array_equal(fitted(grey, 3).pixels, grey.repeat(3, axis=2))
+    assert fitted(PIXELS, 3).pixels is PIXELS
 
 
 GIF, BMP, TIFF = (saved(kind=kind) for kind in ("GIF", "BMP", "TIFF"))
@@ -271,9 +309,9 @@ def test_a_bomb_needs_no_memory(data: bytes, code: str) -> None:
 def test_decoding_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
 
-    def noted(*arguments: Any) -> NDArray[np.uint8]:
+    def noted(*arguments: Any) -> Picture:
         names.append(threading.current_thread().name)
-        return PIXELS
+        return Picture(PIXELS)
 
     monkeypatch.setattr(module, "decode", noted)
     asyncio.run(decoded(b"", 3, 1))
@@ -306,7 +344,7 @@ def test_whatever_bytes_come_a_picture_or_a_typed_error_goes(
         at = int(where * len(data))
         data[at : at + max(len(put), 1)] = put
     try:
-        found = decode(bytes(data), channels, MAX_PIXELS)
+        found = decode(bytes(data), channels, MAX_PIXELS).pixels
     except ServiceError as error:
         assert error.param == "image"  # noqa: PT017 either is right
     else:

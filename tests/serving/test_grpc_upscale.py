@@ -64,8 +64,8 @@ def upscaled(engine: Any, *pictures: Any) -> list[NDArray[np.uint8]]:
         return assembly
 
     assembly: Assembly = asked(engine, ask)
-    assert [seed for _, seed in assembly.images] == [None] * len(pictures)
-    return [pixels for pixels, _ in assembly.images]
+    assert [seed for _, seed, _ in assembly.images] == [None] * len(pictures)
+    return [pixels for pixels, _, _ in assembly.images]
 
 
 def refused(sent: list[UpscaleChunk], **options: Any) -> tuple[grpc.aio.AioRpcError, list[int]]:

@@ -64,7 +64,7 @@ def test_a_pillow_image_is_its_pixels(mode: str, channels: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_pixels_survive_the_file_that_they_are_sent_as(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
-    np.testing.assert_array_equal(decode(as_file(pixels), channels, 99), pixels)
+    np.testing.assert_array_equal(decode(as_file(pixels), channels, 99).pixels, pixels)
     np.testing.assert_array_equal(opened(pixels), pixels)
 
 

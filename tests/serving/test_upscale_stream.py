@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from gan_client import AsyncClient, Client
 from gan_core.errors import UnsupportedMedia
@@ -52,6 +52,24 @@ def test_frames_come_back_in_order_with_their_latencies(ways: dict[str, str], wa
     for (image, latency_s), picture in zip(found, given, strict=True):
         np.testing.assert_array_equal(image.numpy(), softened(picture))
         assert 0 < latency_s < 60
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_alpha_and_profile_come_along(ways: dict[str, str], way: str, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (pixels,) = pictures(1)
+    veiled = Image.fromarray(np.dstack([pixels, pixels[..., 0]]))
+    veiled.save(tmp_path / "in.png", icc_profile=profile)
+    with Client(ways[way]) as client:
+        (image,) = client.images.upscale(tmp_path / "in.png", model=MODEL)
+        client.images.upscale_file(tmp_path / "in.png", tmp_path / "out.png", model=MODEL)
+    np.testing.assert_array_equal(image.numpy()[..., :3], softened(pixels))
+    image.save(tmp_path / "saved.webp")
+    for name in ("out.png", "saved.webp"):
+        with Image.open(tmp_path / name) as found:
+            assert (found.mode, found.info["icc_profile"]) == ("RGBA", profile)
+    with Image.open(tmp_path / "out.png") as found:
+        np.testing.assert_array_equal(np.asarray(found), image.numpy())
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from gan_core.card import ImageInput, ImageOutput, LabelInput, LatentInput
 from gan_core.errors import (
@@ -201,6 +202,24 @@ def test_a_picture_of_any_size_is_put_together_from_tiles_of_one(
     found = made(softens, picture)
     assert np.abs(found.images[0].astype(int) - softened(picture)).max() <= 1
     assert found.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("source", [None, ImageInput(max_side_px=512, tile_px=40, halo_px=4)])
+def test_alpha_is_enlarged_apart_and_without_seams(source: ImageInput | None) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (300, 50, 4), dtype=np.uint8)  # two bands of tiles
+    engine = fake(source or ImageInput(max_side_px=512))
+    (found,) = made(engine, picture).images
+    np.testing.assert_array_equal(found[..., :3], doubled(picture[..., :3]))
+    whole = Image.fromarray(picture[..., 3]).resize((100, 600), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found[..., 3], np.asarray(whole))
+
+
+def test_a_transparent_picture_is_no_jpeg() -> None:
+    picture = np.dstack([PIXELS, PIXELS[..., 0]])
+    error = refusal(InvalidRequest, fake(), picture, output_format="jpeg")
+    assert error.param == "output_format"
+    assert "take png or webp" in error.message
 
 
 def test_tiles_of_pictures_of_all_sizes_are_of_one_size_and_nobody_elses() -> None:

@@ -24,6 +24,8 @@ def split(data: bytes, head: ImageChunk) -> Iterator[ImageChunk]:
         chunk = ImageChunk()
         chunk.CopyFrom(head)
         chunk.offset = offset
+        if offset:
+            chunk.ClearField("icc_profile")
         chunk.data = data[offset : offset + CHUNK_BYTES]
         chunk.last = offset + CHUNK_BYTES >= len(data)
         yield chunk
@@ -38,11 +40,12 @@ class Assembly:
 
     def __init__(self, first: int = 0) -> None:
         self._first = first
-        self.images: list[tuple[NDArray[np.uint8], int | None]] = []
-        """Those that are complete: uint8 [H, W, C], and the seed."""
+        self.images: list[tuple[NDArray[np.uint8], int | None, bytes]] = []
+        """Those that are complete: uint8 [H, W, C], the seed, and an ICC profile or nothing."""
         self.version = 0
         """The model's version that made them; 0 while there is none."""
         self._data = bytearray()
+        self._profile = b""
 
     def add(self, chunk: ImageChunk) -> None:
         """Take the next piece.
@@ -56,11 +59,13 @@ class Assembly:
             raise ValueError(f"image {chunk.index} at {chunk.offset} came where {place} is due")
         self.version = chunk.version
         self._data += chunk.data
+        self._profile = chunk.icc_profile or self._profile
         if chunk.last:
             shape = chunk.height, chunk.width, chunk.channels
             pixels = np.frombuffer(self._data, dtype=np.uint8).reshape(shape)
-            self.images.append((pixels, chunk.seed if chunk.HasField("seed") else None))
-            self._data = bytearray()
+            seed = chunk.seed if chunk.HasField("seed") else None
+            self.images.append((pixels, seed, self._profile))
+            self._data, self._profile = bytearray(), b""
 
     def finish(self) -> None:
         """Make sure that nothing is missing.

@@ -89,7 +89,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class ImageChunk(_message.Message):
-    __slots__ = ("index", "seed", "offset", "last", "data", "model", "version", "height", "width", "channels", "output_format")
+    __slots__ = ("index", "seed", "offset", "last", "data", "model", "version", "height", "width", "channels", "output_format", "icc_profile")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class ImageChunk(_message.Message):
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ICC_PROFILE_FIELD_NUMBER: _ClassVar[int]
     index: int
     seed: int
     offset: int
@@ -112,7 +113,8 @@ class ImageChunk(_message.Message):
     width: int
     channels: int
     output_format: OutputFormat
-    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., offset: _Optional[int] = ..., last: _Optional[bool] = ..., data: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ...) -> None: ...
+    icc_profile: bytes
+    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., offset: _Optional[int] = ..., last: _Optional[bool] = ..., data: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., icc_profile: _Optional[bytes] = ...) -> None: ...
 
 class UpscaleChunk(_message.Message):
     __slots__ = ("model", "version", "output_format", "output_compression", "height", "width", "channels", "data", "last")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gan_serving.encode import files
+from gan_serving.encode import Encoded, files
 
 from .messages import FORMATS, RAW
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from gan_serving.service import Generation
 
 __all__ = ["Encoded", "data_of", "fields_of"]
-
-Encoded = Callable[[str, int, float], None]
-"""Told of files that were made: format, how many, seconds."""
 
 
 async def data_of(
@@ -29,7 +25,7 @@ async def data_of(
     if output_format == RAW:
         return [image.tobytes() for image in generation.images]
     began, kind = time.perf_counter(), FORMATS[output_format]
-    made = await files(generation.images, kind, quality)
+    made = await files(generation.images, kind, quality, generation.profile)
     encoded(kind, len(made), time.perf_counter() - began)
     return made
 

@@ -20,7 +20,7 @@ from .chunks import split
 from .frames import frames_of
 from .image_service_pb2 import ImageChunk
 from .made import data_of, fields_of
-from .messages import upscale_of
+from .messages import RAW, upscale_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,10 @@ class Upscaling:
                 (data,) = await data_of(made, first.output_format, quality, self._encoded)
                 share.give(len(picture) if isinstance(picture, bytes) else picture.nbytes)
                 share.take(len(data))
-            return data, ImageChunk(index=index, **fields_of(made, first.output_format))
+            head = ImageChunk(index=index, **fields_of(made, first.output_format))
+            if first.output_format == RAW:  # files hold it
+                head.icc_profile = made.profile
+            return data, head
 
         async with self._gatekeeper.place(caller):
             # alone, for a first message that is given up would take it along, and the status too
