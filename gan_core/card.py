@@ -164,6 +164,20 @@ class ImageInput(_Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_tile_can_be_cut(self) -> ImageInput:
+        side = self.tile_px
+        if side is None:
+            return self
+        if side <= 2 * self.halo_px:
+            raise ValueError(f"nothing is left of tile_px {side} within halo_px {self.halo_px}")
+        if side % self.multiple_of or not self.min_side_px <= side <= self.max_side_px:
+            raise ValueError(
+                f"tile_px {side} is not a multiple of {self.multiple_of} from min_side_px "
+                f"{self.min_side_px} to max_side_px {self.max_side_px}"
+            )
+        return self
+
     @property
     def tensor(self) -> TensorSpec:
         """The served tensor."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .assets import path_of, sha256_of
 from .card import ImageInput, Provenance, Score
 from .crops import Crops, read_photograph
 from .degradation import bicubic
 from .errors import ConfigError
+from .grid import grid, to_pil
 from .paired import measured
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "held_out_scores",
     "is_upscaler",
     "reduced",
+    "shown",
     "usual_metrics",
     "vgg16_distance",
 ]
@@ -46,6 +49,9 @@ BETTER = {
 """The metrics of held-out photographs, and what is better."""
 SIDE_PX = 320
 """At most so much of a photograph's middle is measured."""
+SHOWN = 12
+SHOWN_PX = 128
+"""At most so many photographs, and so much of their middles, are shown."""
 VGG16_RELUS = (1, 3, 6, 9, 12)
 """relu1_2, 2_2, 3_3, 4_3 and 5_3, of the thirteen."""
 CAFFE_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
@@ -127,6 +133,29 @@ def held_out_scores(
     return tuple(_score(name, rows, provenance) for name in metrics)
 
 
+def shown(data: Crops, enlarge: Enlarge, scale: int) -> Image.Image:
+    """The middles of held-out photographs, two in a row: by bicubic, enlarged, and as they are.
+
+    Args:
+        data: whose photographs were held out, at least one.
+        enlarge: what is shown.
+        scale: of ``enlarge``.
+
+    Raises:
+        DataError: a photograph can't be read.
+    """
+    cells = []
+    for path in data.held_out[:SHOWN]:
+        picture = _middle(path, scale, SHOWN_PX)
+        small, (height, width, _) = reduced(picture, scale), picture.shape
+        plain = to_pil(small).resize((width, height), Image.Resampling.BICUBIC)
+        for one in (np.asarray(plain), enlarge(small), picture):
+            cell = np.zeros((SHOWN_PX, SHOWN_PX, 3), np.uint8)
+            cell[:height, :width] = one
+            cells.append(cell)
+    return grid(np.stack(cells), columns=6)
+
+
 def enlarged_by(served: ServedGenerator) -> Enlarge:
     """What a network makes of a picture as it is served, on the network's device."""
 
@@ -202,9 +231,9 @@ def vgg16_distance(weights: Path) -> Distance:
     return distance
 
 
-def _middle(path: Path, scale: int) -> NDArray[np.uint8]:
+def _middle(path: Path, scale: int, most_px: int = SIDE_PX) -> NDArray[np.uint8]:
     picture = read_photograph(path)
-    height, width = (min(side, SIDE_PX) // scale * scale for side in picture.shape[:2])
+    height, width = (min(side, most_px) // scale * scale for side in picture.shape[:2])
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width].copy()
 

@@ -15,10 +15,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
+from .crops import Crops
 from .errors import ConfigError, TrainingDiverged, TrainingUnhealthy
 from .export import ServedGenerator, rendered
 from .grid import grid, scatter
 from .guard import Guard
+from .held_out import enlarged_by, is_upscaler, shown
 from .progress import Progress, Silent
 from .randomness import rng_state, seed_everything, set_rng_state
 from .stopping import Interrupted, stop_signal
@@ -26,6 +28,7 @@ from .variant import is_points
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL.Image import Image
 
     from .data import Batch, TrainingData
     from .plugins import Plugins
@@ -260,7 +263,15 @@ class _Loop:
         if is_points(self.run.config):
             scatter(self._sample(POINTS)[:, 0, 0]).save(path)
         else:
-            grid(self._sample(SAMPLES)).save(path)
+            self._sample_grid().save(path)
+
+    @torch.no_grad()
+    def _sample_grid(self) -> Image:
+        """Of an upscaler held-out photographs, where there are any; else images of seeds."""
+        with self._served() as served:
+            if is_upscaler(served.inputs) and isinstance(self.data, Crops) and self.data.held_out:
+                return shown(self.data, enlarged_by(served), served.scale)
+        return grid(self._sample(SAMPLES))
 
     def _score(self, scorer: Scorer, events: SummaryWriter | None) -> None:
         """Only the main process scores; the others wait for it where they next meet."""

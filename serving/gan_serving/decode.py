@@ -131,9 +131,8 @@ def _kind(data: bytes) -> str:
     for kind, magic in MAGIC.items():
         if magic.match(data):
             return kind
-    raise UnsupportedMedia(
-        f"image: it begins with {data[:8]!r}; PNG, JPEG and WebP are read", param="image"
-    )
+    found = f"begins with {data[:8]!r}" if data else "is empty"
+    raise UnsupportedMedia(f"image: it {found}; PNG, JPEG and WebP are read", param="image")
 
 
 def _check_parts(data: bytes, kind: str) -> None:

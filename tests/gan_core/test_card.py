@@ -218,3 +218,17 @@ def test_a_card_written_before_there_was_truncation_has_none() -> None:
 def test_a_range_of_thresholds_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"minimum 0\.5 is above maximum 0\.4"):
         Resampling(minimum=0.5, maximum=0.4)
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ({"tile_px": 13, "multiple_of": 2}, "tile_px 13 is not a multiple of 2"),
+        ({"tile_px": 16, "halo_px": 8}, "nothing is left of tile_px 16 within halo_px 8"),
+        ({"tile_px": 16, "min_side_px": 32}, "from min_side_px 32"),
+        ({"tile_px": 8192}, "to max_side_px 4096"),
+    ],
+)
+def test_a_tile_that_cannot_be_cut_is_refused(sides: dict[str, int], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ImageInput.model_validate(sides)

@@ -20,6 +20,8 @@ from gan_core.held_out import (
     enlarged_by,
     held_out_scores,
     is_upscaler,
+    reduced,
+    shown,
     usual_metrics,
     vgg16_distance,
 )
@@ -176,3 +178,16 @@ def _toy_vgg(path: Path) -> Path:
     graph = helper.make_graph(nodes, "toy", [taken], [given])
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
     return path
+
+
+def test_what_is_shown_are_held_out_photographs_beside_bicubic(crops: Crops) -> None:
+    sheet = np.asarray(shown(crops, repeated, 2))
+    cell, gap = 128, 2
+    assert sheet.shape == (cell + 2 * gap, 6 * (cell + gap) + gap, 3)
+    (first, second) = (np.array(Image.open(path)) for path in crops.held_out)
+    for photograph, at in ((first, 0), (second, 3)):
+        small = reduced(photograph, 2)
+        plain = Image.fromarray(small).resize((64, 50), Image.Resampling.BICUBIC)
+        for column, expected in enumerate((np.asarray(plain), repeated(small), photograph)):
+            left = gap + (at + column) * (cell + gap)
+            np.testing.assert_array_equal(sheet[gap : gap + 50, left : left + 64], expected)

@@ -266,7 +266,7 @@ def test_no_address_is_a_config_error_that_leaves_no_thread(url: str) -> None:
     before = threading.active_count()
     with pytest.raises(ConfigError, match=r"use http://…, grpc://host:port, triton://host:port or"):
         Client(url)
-    assert wait_until(lambda: threading.active_count() == before, 2)
+    assert wait_until(lambda: threading.active_count() <= before, 2)  # an earlier one may end
 
 
 def test_a_missing_repository_is_unavailable(tmp_path: Path) -> None:
