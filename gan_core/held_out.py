@@ -15,7 +15,7 @@ from PIL import Image
 from .assets import path_of, sha256_of
 from .card import ImageInput, Provenance, Score
 from .crops import Crops, read_photograph
-from .degradation import bicubic
+from .degradation import bicubic, blind
 from .errors import ConfigError
 from .grid import grid, to_pil
 from .paired import measured
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BETTER",
+    "Degradation",
     "enlarged_by",
     "enlarged_by_graph",
     "held_out_scores",
@@ -60,6 +61,8 @@ CAFFE_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 Enlarge = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
 """uint8 [h, w, 3] -> uint8 [scale·h, scale·w, 3]."""
 Distance = Callable[["NDArray[np.uint8]", "NDArray[np.uint8]"], float]
+Degradation = Literal["bicubic", "blind"]
+DEGRADATIONS = {"bicubic": "bicubic, antialiased", "blind": "blind, second order"}
 
 
 def is_upscaler(inputs: Sequence[Input]) -> bool:
@@ -85,9 +88,10 @@ def held_out_scores(
     *,
     ema: bool | None = None,
     graph: Literal["onnx", "torch"] = "onnx",
+    degradation: Degradation = "bicubic",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Score, ...]:
-    """Means over the held-out photographs' middles, reduced by ``bicubic`` and enlarged again.
+    """Means over the held-out photographs' middles, reduced and enlarged again.
 
     Args:
         data: whose photographs were held out.
@@ -96,6 +100,7 @@ def held_out_scores(
         metrics: of ``BETTER``.
         ema: whether averaged weights enlarge; None = nobody knows.
         graph: what enlarges.
+        degradation: what reduces; ``blind`` degrades the i-th photograph by the seed i.
         progress: told how many photographs are done, of how many.
 
     Raises:
@@ -111,7 +116,7 @@ def held_out_scores(
     digest, rows = hashlib.sha256(), []
     for done, path in enumerate(data.held_out, 1):
         picture = _middle(path, scale)
-        made = enlarge(reduced(picture, scale))
+        made = enlarge(reduced(picture, scale, degradation, seed=done - 1))
         row = measured(picture, made, of_pixels, border_px=scale)
         if distance:
             inner = slice(scale, -scale)
@@ -128,7 +133,7 @@ def held_out_scores(
         ema=ema,
         graph=graph,
         border_px=scale,
-        degradation=f"bicubic, antialiased, ×{scale}",
+        degradation=f"{DEGRADATIONS[degradation]}, ×{scale}",
     )
     return tuple(_score(name, rows, provenance) for name in metrics)
 
@@ -186,10 +191,19 @@ def enlarged_by_graph(directory: Path, threads: int = 0) -> Enlarge:
     return enlarge
 
 
-def reduced(picture: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """A picture, uint8 [scale·h, scale·w, 3], by ``bicubic`` to whole levels: uint8 [h, w, 3]."""
+def reduced(
+    picture: NDArray[np.uint8], scale: int, degradation: Degradation = "bicubic", seed: int = 0
+) -> NDArray[np.uint8]:
+    """A picture, uint8 [scale·h, scale·w, 3], to whole levels: uint8 [h, w, 3].
+
+    ``seed`` is that of ``blind``; ``bicubic`` knows no chance.
+    """
     images = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-    small: NDArray[np.uint8] = (bicubic(images, scale)[0] * 255).round().byte().numpy()
+    if degradation == "blind":
+        smaller = blind(images, scale, torch.Generator().manual_seed(seed))
+    else:
+        smaller = bicubic(images, scale)
+    small: NDArray[np.uint8] = (smaller[0] * 255).round().byte().numpy()
     return np.ascontiguousarray(small.transpose(1, 2, 0))
 
 

@@ -1,12 +1,12 @@
 """How well and how fast upscalers enlarge photographs that none of them has seen, side by side.
 
 python -m benchmarks.super_resolution.quality ours=runs/psnr/export x4plus=REPOSITORY/x4plus/1
-    [--upscalerjs FOLDER] [--json FILE] [--sheet FILE.png] [--rounds 5]
+    [--upscalerjs FOLDER] [--json FILE] [--sheet FILE.png] [--rounds 5] [--degradation blind]
 
 A model is NAME=FOLDER with model.onnx and card.json; UpscalerJS's three are fetched by npm, into
-FOLDER. The photographs are those held out of
-``photos``, reduced by bicubic to whole levels. Times are of a picture of 80×80 px by one thread,
-in turns, medians; they compare only within a run.
+FOLDER. The photographs are those held out of ``photos``, reduced to whole levels by bicubic, or as
+photographs of unknown history are. Times are of a picture of 80×80 px by one thread, in turns,
+medians; they compare only within a run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from gan_core.crops import Crops, read_photograph
 from gan_core.data import open_training
 from gan_core.errors import ConfigError
 from gan_core.export import export
-from gan_core.held_out import BETTER, Enlarge, enlarged_by_graph, held_out_scores, reduced
+from gan_core.held_out import (
+    BETTER,
+    Degradation,
+    Enlarge,
+    enlarged_by_graph,
+    held_out_scores,
+    reduced,
+)
 from gan_core.plugins import Plugins
 from gan_core.upscalers import served_upscaler
 from gan_core.workflow import read_card
@@ -70,13 +77,15 @@ def main() -> None:
     if options.upscalerjs:
         methods += _upscalerjs(options.upscalerjs)
     for method in methods:
-        found = held_out_scores(data, method.enlarge, SCALE, tuple(BETTER))
+        found = held_out_scores(
+            data, method.enlarge, SCALE, tuple(BETTER), degradation=options.degradation
+        )
         method.scores = {score.metric: score.value for score in found}
         say(f"{method.name}: {method.scores['psnr_y']:.2f} dB")
     _time(methods, options.rounds)
     say(_table(methods))
     if options.sheet:
-        _sheet(methods, data).save(options.sheet)
+        _sheet(methods, data, options.degradation).save(options.sheet)
     if options.json:
         options.json.write_text(json.dumps([_row(method) for method in methods], indent=1) + "\n")
 
@@ -86,6 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--upscalerjs", type=Path, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--degradation", choices=["bicubic", "blind"], default="bicubic")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
     return parser.parse_args()
@@ -163,7 +173,7 @@ def _table(methods: Sequence[Method]) -> str:
     return "\n".join(lines)
 
 
-def _sheet(methods: Sequence[Method], data: Crops) -> Image.Image:
+def _sheet(methods: Sequence[Method], data: Crops, degradation: Degradation) -> Image.Image:
     """A photograph a row: itself, then each method's."""
     columns, rows = len(methods) + 1, len(data.held_out)
     sheet = Image.new("RGB", (columns * SHOWN_PX, rows * SHOWN_PX + LABEL_PX), "white")
@@ -174,7 +184,7 @@ def _sheet(methods: Sequence[Method], data: Crops) -> Image.Image:
         whole = read_photograph(path)
         top, left = ((side - SHOWN_PX) // 2 for side in whole.shape[:2])
         crop = whole[top : top + SHOWN_PX, left : left + SHOWN_PX].copy()
-        small = reduced(crop, SCALE)
+        small = reduced(crop, SCALE, degradation, seed=row)
         shown = [crop, *(method.enlarge(small) for method in methods)]
         for column, picture in enumerate(shown):
             at = (column * SHOWN_PX, row * SHOWN_PX + LABEL_PX)

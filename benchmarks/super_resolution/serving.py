@@ -103,14 +103,21 @@ class Reference:
 
 
 @contextmanager
-def serving(repository: Path, engine: str) -> Iterator[str]:
-    """A server's URL."""
+def serving(repository: Path, engine: str, *, grpc: bool = False) -> Iterator[str]:
+    """A server's URL, of its HTTP or its gRPC face."""
     command = [sys.executable, "-m", "gan_core.cli", "serve", "--engine", engine]
-    command += ["--repository", str(repository), "--http-port", "0", "--grpc-port", "-1"]
+    command += [
+        "--repository",
+        str(repository),
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0" if grpc else "-1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = cast("IO[str]", process.stdout)
     try:
-        yield lines.readline().split()[0]
+        yield lines.readline().split()[int(grpc)]
     finally:
         process.terminate()
         process.wait()

@@ -191,3 +191,13 @@ def test_what_is_shown_are_held_out_photographs_beside_bicubic(crops: Crops) -> 
         for column, expected in enumerate((np.asarray(plain), repeated(small), photograph)):
             left = gap + (at + column) * (cell + gap)
             np.testing.assert_array_equal(sheet[gap : gap + 50, left : left + 64], expected)
+
+
+def test_blind_scores_are_repeatable_and_worse_than_bicubics(crops: Crops) -> None:
+    scores = [
+        held_out_scores(crops, repeated, 2, ("psnr_y",), degradation=kind)[0]
+        for kind in ("blind", "blind", "bicubic")
+    ]
+    assert scores[0] == scores[1]
+    assert scores[0].value < scores[2].value - 1
+    assert scores[0].provenance.degradation == "blind, second order, ×2"
