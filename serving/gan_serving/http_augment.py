@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from .augmenting import Plan, Sample
+    from .encode import Encoded
     from .gatekeeper import Gatekeeper
-    from .http_images import Encoded
     from .keys import Caller
     from .readiness import Readiness
     from .schema import AugmentRequest, GenerationRequest

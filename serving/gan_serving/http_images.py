@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .service import Generation, ImageService
 
 __all__ = [
-    "Encoded",
     "answer",
     "chained",
     "document",

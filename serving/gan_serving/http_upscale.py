@@ -24,8 +24,8 @@ from .service import card_of
 from .upscaling import MAX_OUTPUT_PIXELS, MAX_STREAMED_PIXELS, abilities, enlarge
 
 if TYPE_CHECKING:
+    from .encode import Encoded
     from .gatekeeper import Gatekeeper
-    from .http_images import Encoded
     from .keys import Caller
     from .service import ImageService
     from .upscaling import Enlarged

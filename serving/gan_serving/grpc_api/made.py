@@ -12,7 +12,7 @@ from .messages import FORMATS, RAW
 if TYPE_CHECKING:
     from gan_serving.service import Generation
 
-__all__ = ["Encoded", "data_of", "fields_of"]
+__all__ = ["data_of", "fields_of"]
 
 
 async def data_of(

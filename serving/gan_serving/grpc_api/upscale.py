@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gan_serving.encode import Encoded
     from gan_serving.gatekeeper import Gatekeeper
     from gan_serving.room import Share
     from gan_serving.service import ImageService
 
     from .calls import Context
     from .image_service_pb2 import UpscaleChunk
-    from .made import Encoded
 
 __all__ = ["AT_ONCE", "Upscaling"]
 
