@@ -234,7 +234,7 @@ def test_the_average_is_what_is_exported(run: Run, plugins: Plugins) -> None:
 
 @pytest.mark.parametrize("model", ["Digits", "a b", "../x"])
 def test_a_name_that_cannot_be_served_is_refused(run: Run, plugins: Plugins, model: str) -> None:
-    with pytest.raises(ConfigError, match="model: String should match pattern"):
+    with pytest.raises(ConfigError, match="model: names have a to z, 0 to 9 and _"):
         export_run(run, plugins, model)
 
 
