@@ -6,11 +6,12 @@ derives the request schema, defaults and range checks from the ``role`` of each 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "CameraInput",
@@ -28,13 +29,26 @@ __all__ = [
     "TensorSpec",
     "TextInput",
     "TruncationInput",
+    "is_name",
     "truncation_of",
 ]
 
-NAME_PATTERN = r"^[a-z0-9_]+$"
+NAMES = "1 to 64 lower-case letters a-z, digits and _"
+"""What a model's name is made of."""
 OUTPUT_NAME = "image"
 PARITY_LEVELS = 1
 """Largest accepted difference between torch and the exported graph, in levels of 255."""
+
+
+def is_name(name: str) -> bool:
+    """Whether a model may be called so; nothing else ever becomes a path."""
+    return re.fullmatch(r"[a-z0-9_]{1,64}", name) is not None
+
+
+def _named(name: str) -> str:
+    if not is_name(name):
+        raise ValueError(f"use {NAMES}")
+    return name
 
 
 class TensorSpec(NamedTuple):
@@ -297,7 +311,7 @@ class Score(_Frozen):
 class ModelCard(_Frozen):
     """Everything a client needs to know of a served model. Immutable, a JSON round trip."""
 
-    model: str = Field(pattern=NAME_PATTERN, max_length=64)
+    model: Annotated[str, AfterValidator(_named)]
     """Name it is served under."""
     variant: str
     """The plugin's variant that trained it."""

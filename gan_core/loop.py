@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -260,18 +260,17 @@ class _Loop:
             return
         path = self.run.samples / f"{_kimg(self.seen)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if is_points(self.run.config):
-            scatter(self._sample(POINTS)[:, 0, 0]).save(path)
-        else:
-            self._sample_grid().save(path)
+        with self._served() as served, torch.no_grad():
+            self._samples(served).save(path)
 
-    @torch.no_grad()
-    def _sample_grid(self) -> Image:
-        """Of an upscaler held-out photographs, where there are any; else images of seeds."""
-        with self._served() as served:
-            if is_upscaler(served.inputs) and isinstance(self.data, Crops) and self.data.held_out:
-                return shown(self.data, enlarged_by(served), served.scale)
-        return grid(self._sample(SAMPLES))
+    def _samples(self, served: ServedGenerator) -> Image:
+        """Points or images of seeds; of an upscaler held-out photographs, where there are any."""
+        if is_upscaler(served.inputs) and isinstance(self.data, Crops) and self.data.held_out:
+            return shown(self.data, enlarged_by(served), served.scale)
+        points = is_points(self.run.config)
+        side_px, n = self.run.config.resolution_px, POINTS if points else SAMPLES
+        images = np.concatenate(list(rendered(served, side_px, 0, n)))
+        return scatter(images[:, 0, 0]) if points else grid(images)
 
     def _score(self, scorer: Scorer, events: SummaryWriter | None) -> None:
         """Only the main process scores; the others wait for it where they next meet."""
@@ -296,12 +295,6 @@ class _Loop:
             yield self.run.variant.served(generator.eval(), self.run.config)
         finally:
             generator.train(training)
-
-    @torch.no_grad()
-    def _sample(self, n: int) -> np.ndarray[Any, Any]:
-        with self._served() as served:
-            side_px = self.run.config.resolution_px
-            return np.concatenate(list(rendered(served, side_px, 0, n)))
 
     def _save(self) -> Path:
         trained = self.trainer.state()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from . import checkpoint
-from .card import NAME_PATTERN, DataSource, ModelCard
+from .card import DataSource, ModelCard
 from .data import OF_FOLDERS, TrainingData, TrainingImages, open_training
 from .errors import CheckpointError, ConfigError, ExportError, TrainingDiverged
 from .export import export, write_card
@@ -298,7 +298,5 @@ def _explained(error: ValidationError) -> str:
         name = ".".join(map(str, item["loc"]))
         given = f" (given {item['input']!r})" if name else ""
         said = item["msg"].removeprefix("Value error, ")
-        if item.get("ctx", {}).get("pattern") == NAME_PATTERN:
-            said = "names have a to z, 0 to 9 and _"
         problems.append(f"{name}: {said}{given}" if name else said)
     return "; ".join(problems)

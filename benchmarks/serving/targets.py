@@ -11,6 +11,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from gan_client.images import decoded
 from gan_core.latents import latents
 from gan_serving.bench.lines import GrpcLine, HttpLine
+from gan_serving.encode import PNG_MAGIC
 
 from .model import NAME, Z
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["PngTarget", "PytritonTarget", "TritonTarget"]
 
 SHAPE = 64, 64, 3
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def post(port: int, path: str, body: object) -> bytes:
@@ -58,7 +58,7 @@ class PytritonTarget(PngTarget):
         return post(self._port, "/v2/models/images/infer", body)
 
     def pictures(self, body: bytes) -> list[NDArray[np.uint8]]:
-        start = body.find(PNG)  # after the answer's JSON and the file's length
+        start = body.find(PNG_MAGIC)  # after the answer's JSON and the file's length
         if start >= 0:
             return [decoded(body[start:])]
         return [np.frombuffer(body[-int(np.prod(SHAPE)) :], np.uint8).reshape(SHAPE)]

@@ -106,14 +106,8 @@ class Reference:
 def serving(repository: Path, engine: str, *, grpc: bool = False) -> Iterator[str]:
     """A server's URL, of its HTTP or its gRPC face."""
     command = [sys.executable, "-m", "gan_core.cli", "serve", "--engine", engine]
-    command += [
-        "--repository",
-        str(repository),
-        "--http-port",
-        "0",
-        "--grpc-port",
-        "0" if grpc else "-1",
-    ]
+    ports = ["--http-port", "0", "--grpc-port", "0" if grpc else "-1"]
+    command += ["--repository", str(repository), *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = cast("IO[str]", process.stdout)
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gan_core.card import NAME_PATTERN, DataSource, ImageInput, ModelCard
+from gan_core.card import NAMES, DataSource, ImageInput, ModelCard, is_name
 from gan_core.errors import ConfigError
 from gan_core.export import export
 from gan_core.upscalers import served_upscaler
@@ -74,8 +73,8 @@ def import_weights(
         ExportError: the network can't be exported, or gives other pixels once it is.
         PublishError: the repository refuses it.
     """
-    if not re.fullmatch(NAME_PATTERN, model):
-        raise ConfigError(f"--model {model!r}: a model's name is of a-z, 0-9 and _")
+    if not is_name(model):
+        raise ConfigError(f"--model {model!r}: use {NAMES}")
     progress(f"reading {path}")
     weights = read(path)
     size = sum(one.numel() for one in weights.network.parameters()) / 1e6

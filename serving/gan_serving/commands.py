@@ -101,12 +101,13 @@ def publish(
     ] = None,
 ) -> None:
     """Publish an exported generator as a new version; a running 'ganforge serve' picks it up."""
+    from gan_core.card import NAMES, is_name
+
     from .release_commands import load_into
-    from .repository import is_name
     from .repository import publish as publish_to
 
     if model is not None and not is_name(model):
-        raise ConfigError(f"--model {model!r}: use 1 to 64 lower-case letters a-z, digits and _")
+        raise ConfigError(f"--model {model!r}: use {NAMES}")
     source = _export_of(run)
     published, path = publish_to(source, repository, model, canary)
     version = int(path.name)

@@ -6,7 +6,6 @@ import asyncio
 import io
 import struct
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -114,7 +113,7 @@ class PngWriter:
         colour = PNG_COLOURS[self._channels]
         head = _chunk(b"IHDR", struct.pack(">IIBBBBB", *self._size, 8, colour, 0, 0, 0))
         if self._profile:
-            head += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(self._profile))
+            head += _chunk(b"iCCP", b"ICC profile\0\0" + isal_zlib.compress(self._profile))
         return PNG_MAGIC + head
 
     def rows(self, pixels: NDArray[np.uint8]) -> bytes:

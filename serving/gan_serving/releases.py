@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from gan_core.card import is_name
 from gan_core.errors import InvalidRequest, ModelNotFound, PublishError, Unavailable
 
 from .published import Published, Release
@@ -19,7 +20,6 @@ from .repository import (
     UNLOADED,
     changing,
     commit_release,
-    is_name,
     read,
     versions_in,
     with_release,

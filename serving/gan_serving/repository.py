@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from gan_core.card import NAME_PATTERN, OUTPUT_NAME, PARITY_LEVELS, ModelCard
+from gan_core.card import OUTPUT_NAME, PARITY_LEVELS, ModelCard, is_name
 from gan_core.errors import ModelNotFound, PublishError, Unavailable
 from gan_core.latents import draw, oblong, seed_range
 
@@ -44,7 +43,6 @@ __all__ = [
     "UNLOADED",
     "changing",
     "commit_release",
-    "is_name",
     "model_names",
     "not_found",
     "publish",
@@ -57,7 +55,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-NAME_LENGTH = 64
 SCRATCH = ".publish-"
 UNLOADED = "config.pbtxt.unloaded"
 READABLE_IR_VERSION, READABLE_OPSET = 9, 20
@@ -112,11 +109,6 @@ def _read(path: Path) -> Published:
     except (OSError, text_format.ParseError, ValueError) as error:
         log.error("%s: %s", path, error)  # noqa: TRY400 one line tells it all
         raise Unavailable(f"model {model!r} has an unreadable config.pbtxt") from error
-
-
-def is_name(name: str) -> bool:
-    """Whether a model may be called so; nothing else ever becomes a path."""
-    return len(name) <= NAME_LENGTH and bool(re.fullmatch(NAME_PATTERN, name))
 
 
 def publish(
@@ -212,7 +204,8 @@ def _read_source(source: Path, model: str | None) -> tuple[ModelCard, bytes]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        field = f"{where}: {first['msg']} (given {first['input']!r})" if where else first["msg"]
+        said = first["msg"].removeprefix("Value error, ")
+        field = f"{where}: {said} (given {first['input']!r})" if where else said
         raise PublishError(f"{source / 'card.json'}: {field}") from error
     actual = hashlib.sha256(graph).hexdigest()
     if actual != card.sha256:

@@ -112,8 +112,8 @@ async def enlarge(
 
     A model with tiles gets all pictures in tiles of its one size; what a picture has beyond its
     edges are its last pixels. Alpha that the model doesn't take is enlarged apart, by bicubic.
-    Where the caller has no ``timeout_s``, each band of it has the
-    service's. Pictures of one ``seed`` have the same share in a canary.
+    Where the caller has no ``timeout_s``, each band of it has the service's. Pictures of one
+    ``seed`` have the same share in a canary.
 
     Raises:
         ServiceError: the request can't be fulfilled; the subclass says why. ``rows`` may too.

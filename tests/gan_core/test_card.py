@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gan_core.card import (
+    NAMES,
     CameraInput,
     DataSource,
     ImageInput,
@@ -126,9 +127,9 @@ def test_each_role_is_served_as_its_tensor(item: Any, expected: TensorSpec) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "Digits"}, "String should match pattern"),
-        ({"model": "../up"}, "String should match pattern"),
-        ({"model": "a" * 65}, "at most 64 characters"),
+        ({"model": "Digits"}, f"use {NAMES}"),
+        ({"model": "../up"}, f"use {NAMES}"),
+        ({"model": "a" * 65}, f"use {NAMES}"),
         ({"inputs": ()}, "at least 1 item"),
         ({"inputs": (LatentInput(dim=4),) * 2}, "input names must be unique"),
         ({"inputs": (LatentInput(dim=4, name="image"),)}, "and not 'image'"),

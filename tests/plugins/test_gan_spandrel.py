@@ -23,6 +23,7 @@ from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 from typer.testing import CliRunner
 
+from gan_core.card import NAMES
 from gan_core.errors import ConfigError, ExportError, PublishError
 from gan_core.plugins import Plugins
 from gan_spandrel.importing import import_weights, read, served
@@ -217,7 +218,7 @@ def test_a_graph_of_one_size_is_refused(tmp_path: Path, plugins: Plugins) -> Non
 
 
 def test_a_name_is_refused_before_anything_is_read(tmp_path: Path, plugins: Plugins) -> None:
-    with pytest.raises(ConfigError, match="'My Model': a model's name is of a-z, 0-9 and _"):
+    with pytest.raises(ConfigError, match=f"'My Model': use {NAMES}"):
         import_weights(tmp_path / "none.pth", "My Model", tmp_path, plugins)
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gan_core.card import ImageInput, ImageOutput, LatentInput, ModelCard
-from gan_core.errors import PublishError
+from gan_core.errors import InternalError, PublishError
 from gan_serving.conformance import check_served
 from tests.serving.graphs import WATERMARK_OUTPUT, doubling, write_export
 
@@ -80,14 +80,15 @@ def test_an_upscaler_passes(tmp_path: Path, source: dict[str, int]) -> None:
     check_served(card_in(folder), folder)
 
 
-def test_an_upscaler_that_cannot_take_all_sizes_that_it_says_fails(tmp_path: Path) -> None:
+def test_an_upscaler_that_cannot_take_its_tiles_fails(tmp_path: Path) -> None:
     proto = doubling()
+    ends = numpy_helper.from_array(np.array([32, 32], np.int64), "ends")
+    starts = numpy_helper.from_array(np.array([0, 0], np.int64), "starts")
+    axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
+    proto.graph.initializer.extend([starts, ends, axes])
     nodes = proto.graph.node
-    nodes[1].input[0] = "restored"
-    nodes.insert(1, helper.make_node("Transpose", ["levels"], ["first"], perm=[0, 3, 1, 2]))
-    nodes.insert(2, helper.make_node("SpaceToDepth", ["first"], ["halved"], blocksize=2))
-    nodes.insert(3, helper.make_node("DepthToSpace", ["halved"], ["whole"], blocksize=2))
-    nodes.insert(4, helper.make_node("Transpose", ["whole"], ["restored"], perm=[0, 2, 3, 1]))
-    folder = upscaler(tmp_path, proto, tile_px=13, halo_px=2)
-    with pytest.raises(PublishError, match="multiple of block_size"):
+    nodes[1].input[0] = "cut"  # of what is larger it makes no more than 32 px
+    nodes.insert(1, helper.make_node("Slice", ["levels", "starts", "ends", "axes"], ["cut"]))
+    folder = upscaler(tmp_path, proto, tile_px=40, halo_px=2)
+    with pytest.raises(InternalError, match=r"tiles of 40 px have become \(64, 64\)"):
         check_served(card_in(folder), folder)

@@ -24,6 +24,7 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
 from gan_core.card import (
+    NAMES,
     DataSource,
     ImageOutput,
     LabelInput,
@@ -346,7 +347,7 @@ def test_a_refusal_says_why_and_leaves_the_repository_as_it_was(
 def test_a_bad_name_is_refused(source: Path, published: Path, name: str) -> None:
     before = snapshot(published.parent)
     if name:
-        with pytest.raises(PublishError, match=r"model: String should"):
+        with pytest.raises(PublishError, match=f"model: use {NAMES}"):
             publish(source, published, name)
         assert snapshot(published.parent) == before
     else:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -361,3 +365,34 @@ def test_known_gpu_accelerators_are_ignored_on_a_cpu(
 ) -> None:
     model = publish(AFFINE + ACCELERATORS.format("gpu", "tensorrt"), affine())
     assert client.is_model_ready(model)
+
+
+@pytest.mark.parametrize(
+    ("dims", "instances", "given", "threads"),
+    [
+        ([-1, -1, 3], 1, None, 8),
+        ([-1, -1, 3], 2, None, 4),
+        ([-1, -1, 3], 20, None, 1),
+        ([-1, -1, 3], 2, "3", 3),
+        ([100], 2, None, 0),
+    ],
+    ids=["alone", "two", "more than cores", "as told", "no picture: onnxruntime decides"],
+)
+def test_instances_share_the_cores_for_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+    dims: list[int],
+    instances: int,
+    given: str | None,
+    threads: int,
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("utils"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    backend = importlib.import_module("gan_serving.triton_backend.model")
+    monkeypatch.delitem(sys.modules, backend.__name__)
+    config = {
+        "input": [{"name": "source", "dims": dims}],
+        "instance_group": [{"count": instances}],
+        "optimization": {},
+        "parameters": {"intra_op_thread_count": {"string_value": given}} if given else {},
+    }
+    assert backend._session_options(config).intra_op_num_threads == threads
