@@ -13,6 +13,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .levels import DTYPES, BitDepth
+
 __all__ = [
     "CameraInput",
     "DataSource",
@@ -154,11 +156,12 @@ class TextInput(_Frozen):
 
 
 class ImageInput(_Frozen):
-    """Source image: uint8 [N, h, w, channels]."""
+    """Source image: uint8 [N, h, w, channels] (uint16 where bit_depth is 16)."""
 
     role: Literal["image"] = "image"
     name: str = "source"
     channels: Literal[1, 3, 4] = 3
+    bit_depth: BitDepth = 8
     multiple_of: int = Field(default=1, ge=1)
     """Height and width are multiples of this, in px."""
     min_side_px: int = Field(default=1, ge=1)
@@ -195,7 +198,7 @@ class ImageInput(_Frozen):
     @property
     def tensor(self) -> TensorSpec:
         """The served tensor."""
-        return TensorSpec(self.name, "uint8", (-1, -1, self.channels))
+        return TensorSpec(self.name, DTYPES[self.bit_depth].name, (-1, -1, self.channels))
 
 
 class CameraInput(_Frozen):
@@ -252,14 +255,14 @@ class ImageOutput(_Frozen):
     width: int | None = Field(default=None, ge=1)
     """In px; None where it follows the input."""
     channels: Literal[1, 3, 4]
-    bit_depth: Literal[8, 16] = 8
+    bit_depth: BitDepth = 8
     scale: int = Field(default=1, ge=1)
     """Output px per input px."""
 
     @property
     def tensor(self) -> TensorSpec:
         """The served tensor."""
-        dtype = "uint8" if self.bit_depth == 8 else "uint16"
+        dtype = DTYPES[self.bit_depth].name
         return TensorSpec(OUTPUT_NAME, dtype, (self.height or -1, self.width or -1, self.channels))
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from .levels import BitDepth
+
 __all__ = [
     "IR_VERSION",
     "OPSET",
@@ -41,7 +43,7 @@ __all__ = [
     "ServedGenerator",
     "export",
     "rendered",
-    "to_uint8_nhwc",
+    "to_levels_nhwc",
     "write_card",
 ]
 
@@ -60,14 +62,15 @@ RANDOM_OPS = frozenset(
 )
 
 
-def to_uint8_nhwc(images: Tensor) -> Tensor:
-    """Float [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]: clamped and rounded."""
-    levels = (images * 127.5 + 127.5).clamp(0, 255).round()
-    return levels.permute(0, 2, 3, 1).to(torch.uint8)
+def to_levels_nhwc(images: Tensor, bit_depth: BitDepth = 8) -> Tensor:
+    """Float [N, C, H, W] in [-1, 1] as uint8 or uint16 [N, H, W, C]: clamped and rounded."""
+    white = float(2**bit_depth - 1)
+    levels = (images * (white / 2) + white / 2).clamp(0.0, white).round()
+    return levels.permute(0, 2, 3, 1).to(torch.uint8 if bit_depth == 8 else torch.uint16)
 
 
 class ServedGenerator(nn.Module):
-    """What is exported: served tensors in, in the order of ``inputs``, uint8 NHWC image out.
+    """What is exported: served tensors in, in the order of ``inputs``, NHWC image out.
 
     Args:
         network: the trained generator.
@@ -75,6 +78,7 @@ class ServedGenerator(nn.Module):
         call: (network, tensors by input name) -> images in [-1, 1]; by default the tensors are
             the network's positional arguments, a label as int64 [N].
         scale: output px per input px, for models that take an image.
+        bit_depth: of the image that comes out.
     """
 
     def __init__(
@@ -83,16 +87,18 @@ class ServedGenerator(nn.Module):
         inputs: Sequence[Input],
         call: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None,
         scale: int = 1,
+        bit_depth: BitDepth = 8,
     ) -> None:
         super().__init__()
         self.network = network
         self.inputs = tuple(inputs)
         self.call = call or self._positional
         self.scale = scale
+        self.bit_depth = bit_depth
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """The served image, uint8 [N, H, W, C]."""
-        return to_uint8_nhwc(self.images(*tensors))
+        """The served image, uint8 or uint16 [N, H, W, C]."""
+        return to_levels_nhwc(self.images(*tensors), self.bit_depth)
 
     def images(self, *tensors: Tensor) -> Tensor:
         """The image before it is rounded to levels, float32 [N, C, H, W] in [-1, 1]."""
@@ -162,6 +168,7 @@ def export(
                 "height": None if dynamic else shape[0],
                 "width": None if dynamic else shape[1],
                 "channels": shape[2],
+                "bit_depth": served.bit_depth,
                 "scale": served.scale,
             }
         ),
@@ -284,20 +291,20 @@ def _parity(served: ServedGenerator, serialized: bytes) -> tuple[int, tuple[int,
 
 def _compared(
     session: onnxruntime.InferenceSession, served: ServedGenerator, inputs: dict[str, NDArray[Any]]
-) -> tuple[NDArray[np.uint8], int]:
-    """The graph's images, and by how many levels torch's differ."""
+) -> tuple[NDArray[Any], int]:
+    """The graph's images, and by how many levels of 255 torch's differ."""
     with torch.no_grad():
         expected = served(*map(torch.from_numpy, inputs.values())).numpy()
     given = ", ".join(f"{name}{value.shape}" for name, value in inputs.items())
     try:
-        actual: NDArray[np.uint8] = session.run([OUTPUT_NAME], inputs)[0]
+        actual: NDArray[Any] = session.run([OUTPUT_NAME], inputs)[0]
     except Exception as error:  # onnxruntime's own have no common base
         reason = " ".join(str(error).split())
         raise ExportError(f"onnxruntime can't run the graph for {given}: {reason}") from error
-    if actual.shape != expected.shape or actual.dtype != np.uint8:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ExportError(
             f"onnxruntime gives {actual.dtype}{actual.shape} for {given}, "
-            f"torch uint8{expected.shape}"
+            f"torch {expected.dtype}{expected.shape}"
         )
     for item in served.inputs:
         sides = tuple(served.scale * side for side in inputs[item.name].shape[1:3])
@@ -307,7 +314,9 @@ def _compared(
 
 
 def _levels(ours: NDArray[Any], theirs: NDArray[Any]) -> int:
-    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+    """Largest difference, in levels of 255, of which a part counts as one."""
+    worst = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+    return worst if ours.dtype == np.uint8 else -(-worst // 257)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from .crops import Crops, read_photograph
 from .degradation import bicubic, blind
 from .errors import ConfigError
 from .grid import grid, to_pil
+from .levels import of_depth
 from .paired import measured
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from .card import Input
     from .export import ServedGenerator
+    from .levels import BitDepth
 
 __all__ = [
     "BETTER",
@@ -163,12 +165,14 @@ def shown(data: Crops, enlarge: Enlarge, scale: int) -> Image.Image:
 
 def enlarged_by(served: ServedGenerator) -> Enlarge:
     """What a network makes of a picture as it is served, on the network's device."""
+    depth = next(item.bit_depth for item in served.inputs if isinstance(item, ImageInput))
 
     @torch.no_grad()
     def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         device = next(served.parameters()).device
-        made: Tensor = served(torch.from_numpy(picture)[None].to(device))
-        return made[0].cpu().numpy()
+        given = torch.from_numpy(of_depth(picture, depth))
+        made: Tensor = served(given[None].to(device))
+        return of_depth(made[0].cpu().numpy(), 8)
 
     return enlarge
 
@@ -182,11 +186,12 @@ def enlarged_by_graph(directory: Path, threads: int = 0) -> Enlarge:
     session = onnxruntime.InferenceSession(
         directory / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
-    name = session.get_inputs()[0].name
+    (given,) = session.get_inputs()
+    depth: BitDepth = 16 if given.type == "tensor(uint16)" else 8
 
     def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        made: NDArray[np.uint8] = session.run(None, {name: picture[None]})[0][0]
-        return made
+        made = session.run(None, {given.name: of_depth(picture, depth)[None]})[0][0]
+        return of_depth(made, 8)
 
     return enlarge
 

@@ -159,5 +159,5 @@ def _value(item: Input, seed: int, truncation: float | None) -> Any:
         case ImageInput():
             wanted = max(item.min_side_px, min(16, item.max_side_px))
             side = -(-wanted // item.multiple_of) * item.multiple_of
-            return rng.integers(0, 256, (side, side, item.channels))
+            return rng.integers(0, 2**item.bit_depth, (side, side, item.channels))
     assert_never(item)

@@ -195,7 +195,8 @@ def _images_in_range(variant: Variant) -> None:
     side = config.resolution_px
     expected = (3, side * served.scale, side * served.scale, config.channels)
     assert tuple(pixels.shape) == expected, f"image is {tuple(pixels.shape)}, not {expected}"
-    assert pixels.dtype == torch.uint8, f"image is {pixels.dtype}, not uint8"
+    wanted = torch.uint8 if served.bit_depth == 8 else torch.uint16
+    assert pixels.dtype == wanted, f"image is {pixels.dtype}, not {wanted}"
 
 
 def _state_round_trip(variant: Variant) -> None:
@@ -311,7 +312,7 @@ def _paper_check(variant: Variant, check: PaperCheck) -> None:
 _KIT = (
     Check("every config field says what it is", _config_has_units),
     Check("both networks change in two steps, all finite", _trains),
-    Check("images are uint8 NHWC of the configured size", _images_in_range),
+    Check("images are NHWC of the configured size and depth", _images_in_range),
     Check("state survives a checkpoint", _state_round_trip),
     Check("resumed after any step, it goes on bit for bit the same", _resume_is_exact),
     Check("the same seed gives the same image in any batch", _seed_decides),

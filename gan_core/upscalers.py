@@ -6,6 +6,7 @@ measured on the network itself: how far from a tile's edge are pixels those of t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ from .export import ServedGenerator
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from .levels import BitDepth
 
 __all__ = ["halo_px", "served_upscaler", "tile_px"]
 
@@ -40,8 +43,9 @@ def served_upscaler(
     min_side_px: int = 1,
     tile: int = 0,
     tiled: bool = True,
+    bit_depth: BitDepth = 16,
 ) -> ServedGenerator:
-    """What is exported of an upscaler: uint8 [N, h, w, C] in, uint8 [N, scale·h, scale·w, C] out.
+    """What is exported of an upscaler: pixels [N, h, w, C] in, pixels [N, scale·h, scale·w, C] out.
 
     Args:
         network: float32 [N, C, h, w] in [0, 1] -> [N, C, scale·h, scale·w] in [0, 1].
@@ -51,19 +55,21 @@ def served_upscaler(
         min_side_px: the smallest side that it takes.
         tile: side of a tile in px; 0 = as fits the halo.
         tiled: whether pictures may be cut at all.
+        bit_depth: of both; pictures of 8 bits go through 16 as they are.
     """
     takes = {"channels": channels, "multiple_of": multiple_of, "min_side_px": min_side_px}
     halo = halo_px(network, scale, **takes) if tiled else None
-    source = ImageInput.model_validate(takes)
+    source = ImageInput.model_validate({**takes, "bit_depth": bit_depth})
     if halo is not None:
         tiles = {"tile_px": tile or tile_px(halo, multiple_of), "halo_px": halo}
         source = source.model_copy(update={"max_side_px": LARGEST_SIDE_PX, **tiles})
-    return ServedGenerator(network, [source], call=_enlarged, scale=scale)
+    call = partial(_enlarged, white=2**bit_depth - 1)
+    return ServedGenerator(network, [source], call=call, scale=scale, bit_depth=bit_depth)
 
 
-def _enlarged(network: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+def _enlarged(network: nn.Module, tensors: dict[str, Tensor], white: int) -> Tensor:
     (source,) = tensors.values()
-    images: Tensor = network(source.permute(0, 3, 1, 2).float() / 255)
+    images: Tensor = network(source.permute(0, 3, 1, 2).float() / white)
     return images * 2 - 1
 
 

@@ -48,9 +48,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gan_core.export import export
     from tests.serving.gan import contrasted, contrasted_classes
     from tests.serving.graphs import (
+        DEEP_OUTPUT,
         DOUBLED_INPUTS,
-        DOUBLED_OUTPUT,
         LABELLED_INPUTS,
+        deep,
         doubling,
         fragile,
         slow,
@@ -72,7 +73,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_export(root / "marked", "marked")
     write_export(root / "slow", "slow", slow(), LABELLED_INPUTS)
     write_export(root / "fragile", "fragile", fragile(), LABELLED_INPUTS)
-    write_export(root / "doubling", "doubling", doubling(), DOUBLED_INPUTS, DOUBLED_OUTPUT)
+    write_export(root / "doubling", "doubling", doubling(16), deep(DOUBLED_INPUTS), DEEP_OUTPUT)
     write_export(root / "versioned", "versioned")
     write_export(root / "versioned-2", "versioned", watermark(shade=10))
     return root

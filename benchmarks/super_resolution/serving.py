@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import httpx
 import numpy as np
@@ -32,6 +32,7 @@ from gan_client.images import decoded
 from gan_core.card import DataSource, ImageInput, Input
 from gan_core.console import say
 from gan_core.export import export
+from gan_core.levels import of_depth
 from gan_core.upscalers import served_upscaler
 from gan_serving.cores import usable_cores
 from gan_serving.encode import png
@@ -83,7 +84,7 @@ class Reference:
         """What the graph makes of them, and the seconds that its runs took."""
         bands = [next(tiling.bands(10**6)) for tiling in self.tilings(pictures)]
         cut = [band.cut(picture) for band, picture in zip(bands, pictures, strict=True)]
-        tiles = np.concatenate(cut)
+        tiles = of_depth(np.concatenate(cut), self._source.bit_depth)
         starts = range(0, len(tiles), BATCH)
         began = time.perf_counter()
         with ThreadPoolExecutor(usable_cores()) as pool:
@@ -91,14 +92,14 @@ class Reference:
         seconds = time.perf_counter() - began
         made, found, at = np.concatenate(parts), [], 0
         for band, own in zip(bands, cut, strict=True):
-            image = band.empty(3, np.dtype(np.uint8))
+            image = band.empty(3, 8)
             band.place(made[at : at + len(own)], 0, image)
             found.append(image)
             at += len(own)
         return found, seconds
 
-    def _run(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = self._session.run(None, {self._source.name: tiles})[0]
+    def _run(self, tiles: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = self._session.run(None, {self._source.name: tiles})[0]
         return found
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from gan_core.card import ModelCard
-from gan_core.errors import ConfigError, ConnectionFailed, InternalError, ServiceError
+from gan_core.errors import (
+    ConfigError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InternalError,
+    ServiceError,
+)
 from gan_serving.grpc_api.chunks import Assembly
 from gan_serving.grpc_api.frames import pieces
-from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest
+from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest, OutputFormat
 from gan_serving.grpc_api.image_service_pb2_grpc import ImageServiceStub
 from gan_serving.grpc_api.messages import message_of, model_message, upscale_message
 from gan_serving.grpc_api.statuses import error_of
@@ -21,10 +27,9 @@ from .augmentation import in_parts
 from .frames import through
 from .hints import hinted
 from .images import GeneratedImage, ImageBatch
-from .transports import as_png
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterator
 
     from gan_serving.grpc_api.image_service_pb2 import ImageChunk
     from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
@@ -75,22 +80,34 @@ class GrpcTransport:
 
     async def upscale(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
-    ) -> ImageBatch:
+    ) -> GeneratedImage:
         """What a model makes of a picture."""
         messages = pieces(picture, upscale_message(request))
         chunks = self._stub.Upscale(messages, **self._options(timeout_s))
-        try:
-            return await self._images(chunks, request.model)
-        except ServiceError as error:
-            error.message = error.message.removeprefix("frame 0: ")  # there is no other
-            error.args = (error.message,)
-            raise
+        with _of_one_frame():
+            (image,) = await self._images(chunks, request.model)
+        return image
 
-    def upscale_png(
+    async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
     ) -> AsyncGenerator[bytes, None]:
-        """The same as a PNG."""
-        return as_png(self, request, picture, timeout_s)
+        """The same as a PNG's pieces, each as soon as it is there and within ``timeout_s``."""
+        message = upscale_message(request)
+        message.output_format = OutputFormat.OUTPUT_FORMAT_PNG
+        call = self._stub.Upscale(pieces(picture, message), metadata=self._metadata)
+        received, complete = 0, False
+        try:
+            with _of_one_frame():
+                while not complete:
+                    async with self._told_apart():
+                        chunk = await _within(timeout_s, call.read())
+                        if chunk is grpc.aio.EOF or chunk.offset != received:
+                            raise ValueError(f"the PNG breaks off after {received:,} bytes")
+                    received += len(chunk.data)
+                    complete = chunk.last
+                    yield chunk.data
+        finally:
+            call.cancel()
 
     async def frames(
         self, request: UpscaleRequest, pictures: AsyncIterator[Picture], timeout_s: float
@@ -197,6 +214,25 @@ class GrpcTransport:
             raise InternalError(
                 f"{self._address} doesn't answer as a ganforge gateway does: {first}"
             ) from error
+
+
+async def _within(timeout_s: float, message: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await message
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"nothing came within {timeout_s:g} s") from error
+
+
+@contextmanager
+def _of_one_frame() -> Iterator[None]:
+    """Errors don't say which frame they are of: there is no other."""
+    try:
+        yield
+    except ServiceError as error:
+        error.message = error.message.removeprefix("frame 0: ")
+        error.args = (error.message,)
+        raise
 
 
 def _checked(address: str) -> str:

@@ -27,7 +27,7 @@ from gan_core.errors import (
 
 from .hints import hinted
 from .http_streams import images_of, samples_of
-from .images import GeneratedImage, ImageBatch, decoded, profiled
+from .images import GeneratedImage, ImageBatch, decoded, enlarged_of
 from .pictures import as_file
 
 if TYPE_CHECKING:
@@ -90,12 +90,10 @@ class HttpTransport:
 
     async def upscale(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
-    ) -> ImageBatch:
+    ) -> GeneratedImage:
         """What a model makes of a picture."""
         async with self._upscaled(request, picture, timeout_s) as response:
-            pixels, profile = await asyncio.to_thread(profiled, await response.aread())
-            version = int(response.headers["X-Model-Version"])
-        return ImageBatch((GeneratedImage(pixels, None, profile),), request.model, version)
+            return await asyncio.to_thread(enlarged_of, await response.aread())
 
     async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
@@ -172,7 +170,7 @@ class HttpTransport:
         *,
         json: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
-        files: dict[str, tuple[str, bytes]] | None = None,
+        files: dict[str, tuple[str, Any]] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """What a gateway answers, each piece of it within ``timeout_s``."""
         with self._told_apart(timeout_s):

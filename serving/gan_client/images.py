@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gan_core.grid import grid, to_pil
+from gan_core.levels import of_depth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +24,8 @@ __all__ = ["GeneratedImage", "ImageBatch"]
 class GeneratedImage:
     """One generated image."""
 
-    pixels: NDArray[np.uint8]
-    """uint8 [H, W, C]."""
+    pixels: NDArray[Any]
+    """uint8 [H, W, C]; uint16 where a picture of 16 bits was made larger."""
     seed: int | None
     """``generate`` with it, the same label and truncation makes this image again; None where
     latents were given."""
@@ -35,21 +36,27 @@ class GeneratedImage:
         return f"GeneratedImage({_size(self.pixels)}, seed {self.seed})"
 
     def pil(self) -> Image.Image:
-        """As a Pillow image: grey, RGB or RGBA, with the profile."""
-        image = to_pil(self.pixels)
+        """As a Pillow image: grey, RGB or RGBA, with the profile. Colours have 8 bits there."""
+        grey = self.pixels.shape[2] == 1
+        image = to_pil(self.pixels if grey else of_depth(self.pixels, 8))
         if self.profile:
             image.info["icc_profile"] = self.profile
         return image
 
-    def numpy(self) -> NDArray[np.uint8]:
-        """As a uint8 [H, W, C] array."""
+    def numpy(self) -> NDArray[Any]:
+        """As the [H, W, C] array that it is."""
         return self.pixels
 
     def save(self, path: str | Path) -> None:
         """Write it; the suffix decides the format."""
+        if self.pixels.dtype == np.uint16:  # which Pillow doesn't write of colours
+            from gan_serving import vips
+
+            return vips.save(self.pixels, Path(path), self.profile)
         # of all formats, WebP alone doesn't take it from the image
         options: dict[str, Any] = {"icc_profile": self.profile} if self.profile else {}
         self.pil().save(path, **options)
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,16 +112,7 @@ def _size(pixels: NDArray[np.uint8]) -> str:
 
 
 def decoded(png: bytes) -> NDArray[np.uint8]:
-    """A PNG as uint8 [H, W, C].
-
-    Raises:
-        ValueError: it isn't one, or not of a size that a model makes.
-    """
-    return profiled(png)[0]
-
-
-def profiled(png: bytes) -> tuple[NDArray[np.uint8], bytes]:
-    """A PNG as uint8 [H, W, C], and its ICC profile or nothing.
+    """The PNG of a generated image as uint8 [H, W, C].
 
     Raises:
         ValueError: it isn't one, or not of a size that a model makes.
@@ -122,7 +120,19 @@ def profiled(png: bytes) -> tuple[NDArray[np.uint8], bytes]:
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             array: NDArray[Any] = np.asarray(image)
-            profile: bytes = image.info.get("icc_profile") or b""
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a PNG of a generated image: {error}") from error
-    return array[..., None] if array.ndim == 2 else array, profile
+    return array[..., None] if array.ndim == 2 else array
+
+
+def enlarged_of(png: bytes) -> GeneratedImage:
+    """The PNG of a picture that was made larger, of any size.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    from gan_serving.vips import opened, said
+
+    with said("not a PNG of an enlarged picture"):
+        image = opened(png, "PNG")
+        return GeneratedImage(image.whole(), None, image.profile)

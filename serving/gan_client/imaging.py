@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from numpy.typing import NDArray
+from PIL import Image
 
 from .asking import Asked, request_of
 from .augmentation import AsyncAugmentation, Augmentation, PerClass, augment_request
-from .pictures import opened
 from .runner import Runner, next_of
-from .upscaling import enlarged, upscale_request, write_png
+from .upscaling import enlarged, made_of, upscale_request, write
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["AsyncImages", "Images"]
+
+P = TypeVar("P", bytes, Image.Image, NDArray[Any])
 
 
 class AsyncImages:
@@ -137,56 +141,50 @@ class AsyncImages:
         limit_s = self._client.timeout_s if timeout_s is None else timeout_s
         return AsyncAugmentation(self._client.transport, request, limit_s)
 
+    @overload
+    async def upscale(
+        self, image: P, *, model: str, version: int | None = None, timeout_s: float | None = None
+    ) -> P: ...
+    @overload
     async def upscale(
         self,
         image: AnyPicture,
         *,
         model: str,
+        out: str | os.PathLike[str],
         version: int | None = None,
         timeout_s: float | None = None,
-    ) -> ImageBatch:
-        """Make a picture larger: a batch of one image.
-
-        Args:
-            image: path or bytes of a PNG, JPEG or WebP; a Pillow image; uint8 [H, W] or [H, W, C].
-            model: name of a published model that takes a picture.
-            version: one of those that serve; the newest by default.
-            timeout_s: for this call with its retries.
-
-        Raises:
-            OSError: there is no such file.
-            ServiceError: the subclass says why; the same one over every transport.
-        """
-        request = upscale_request(model, version)
-        picture = await asyncio.to_thread(opened, image)
-        return await self._client.call(
-            lambda t, left_s: t.upscale(request, picture, left_s), timeout_s
-        )
-
-    async def upscale_file(
+    ) -> Path: ...
+    async def upscale(
         self,
         image: AnyPicture,
-        out: str | os.PathLike[str],
         *,
         model: str,
+        out: str | os.PathLike[str] | None = None,
         version: int | None = None,
         timeout_s: float | None = None,
-    ) -> None:
-        """Make a picture larger, into a PNG file: over HTTP as it arrives, never whole in memory.
+    ) -> bytes | Image.Image | NDArray[Any] | Path:
+        """Make a picture larger: of the kind that was given, or a file.
 
         Args:
-            image: as ``upscale`` takes it.
-            out: the file, which is written over; incomplete after an error.
+            image: path or bytes of a PNG, JPEG, WebP or TIFF; a Pillow image; uint8 or uint16
+                [H, W] or [H, W, C]. Bytes become those of a PNG; a path needs ``out``.
             model: name of a published model that takes a picture.
+            out: a .png, .tif, .jpg or .webp, which is written over once all is there; its path is
+                returned. No more of it than a few rows is in memory.
             version: one of those that serve; the newest by default.
-            timeout_s: until the first bytes, and longest without any.
+            timeout_s: for this call with its retries; of bytes and files until the first bytes,
+                and longest without any.
 
         Raises:
             OSError: there is no such file, or ``out`` can't be written.
             ServiceError: the subclass says why; the same one over every transport.
         """
         request = upscale_request(model, version)
-        await write_png(self._client, request, image, out, timeout_s)
+        if out is None:
+            return await made_of(self._client, request, image, timeout_s)
+        await write(self._client, request, image, Path(out), timeout_s)
+        return Path(out)
 
     async def upscale_stream(
         self,
@@ -286,32 +284,34 @@ class Images:
         )
         return Augmentation(stream, self._runner)
 
+    @overload
+    def upscale(
+        self, image: P, *, model: str, version: int | None = None, timeout_s: float | None = None
+    ) -> P: ...
+    @overload
     def upscale(
         self,
         image: AnyPicture,
         *,
         model: str,
+        out: str | os.PathLike[str],
         version: int | None = None,
         timeout_s: float | None = None,
-    ) -> ImageBatch:
-        """As ``AsyncImages.upscale``."""
-        return self._runner.call(
-            self._images.upscale(image, model=model, version=version, timeout_s=timeout_s)
-        )
-
-    def upscale_file(
+    ) -> Path: ...
+    def upscale(
         self,
-        image: AnyPicture,
-        out: str | os.PathLike[str],
+        image: Any,
         *,
         model: str,
+        out: str | os.PathLike[str] | None = None,
         version: int | None = None,
         timeout_s: float | None = None,
-    ) -> None:
-        """As ``AsyncImages.upscale_file``."""
-        self._runner.call(
-            self._images.upscale_file(image, out, model=model, version=version, timeout_s=timeout_s)
-        )
+    ) -> Any:
+        """As ``AsyncImages.upscale``."""
+        options: dict[str, Any] = {"model": model, "version": version, "timeout_s": timeout_s}
+        if out is not None:
+            options["out"] = out
+        return self._runner.call(self._images.upscale(image, **options))
 
     def upscale_stream(
         self,

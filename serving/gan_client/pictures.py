@@ -1,27 +1,32 @@
-"""Pictures that a client sends, in whatever form its code has them."""
+"""Pictures that a client sends, in whatever form its code has them, and what it gets for them."""
 
 from __future__ import annotations
 
-import io
+import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from gan_core.errors import InvalidRequest
-from gan_core.grid import to_pil
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Picture = bytes | NDArray[np.uint8]
-    """A PNG, JPEG or WebP file, or pixels uint8 [H, W, C]."""
-    AnyPicture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-    """A file's path or its bytes, a Pillow image, or pixels uint8 [H, W] or [H, W, C]."""
+    File = bytes | mmap.mmap
+    """A PNG, JPEG, WebP or TIFF file."""
+    Picture = File | NDArray[Any]
+    """A file, or pixels [H, W, C] of 8 or 16 bits."""
+    AnyPicture = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+    """A file's path or its bytes, a Pillow image, or uint8 or uint16 [H, W] or [H, W, C]."""
 
-__all__ = ["AnyPicture", "Picture", "as_file", "opened"]
+__all__ = ["AnyPicture", "File", "Picture", "as_file", "opened"]
+
+READ_BYTES = 1 << 25
+"""A larger file isn't read into memory."""
+DTYPES = (np.uint8, np.uint16)
 
 
 def opened(image: AnyPicture) -> Picture:
@@ -33,7 +38,7 @@ def opened(image: AnyPicture) -> Picture:
     """
     match image:
         case str() | os.PathLike():
-            return Path(image).read_bytes()
+            return _file(Path(image))
         case bytes():
             return image
         case Image.Image():
@@ -45,29 +50,39 @@ def opened(image: AnyPicture) -> Picture:
     )
 
 
-def as_file(picture: Picture) -> bytes:
+def as_file(picture: Picture) -> File:
     """A picture as a file: pixels become a PNG."""
-    if isinstance(picture, bytes):
+    if not isinstance(picture, np.ndarray):
         return picture
-    buffer = io.BytesIO()
-    to_pil(picture).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    from gan_serving.vips import png
+
+    return png(picture)
 
 
-def _pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    from gan_serving.decode import fitted
+def _file(path: Path) -> File:
+    with path.open("rb") as file:
+        if path.stat().st_size <= READ_BYTES:
+            return file.read()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+
+def _pixels_of(image: Image.Image) -> NDArray[Any]:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)  # of 16 bits, though some modes have room for 32
+        return levels.clip(0, 65_535).astype(np.uint16)[..., None]
+    mode = "L" if image.mode in ("1", "L") else "RGB"
     if image.has_transparency_data:
-        return fitted(image, 4).pixels
-    return fitted(image, 1 if image.mode.startswith(("1", "L", "I")) else 3).pixels
+        mode = "RGBA"
+    pixels = np.asarray(image.convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _checked(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _checked(array: NDArray[Any]) -> NDArray[Any]:
     pixels = array[..., None] if array.ndim == 2 else array
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+    if pixels.dtype not in DTYPES or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise InvalidRequest(
-            f"image: {array.dtype}{list(array.shape)} are no pixels; uint8 [H, W] or [H, W, C] of "
-            "1, 3 or 4 channels are",
+            f"image: {array.dtype}{list(array.shape)} are no pixels; uint8 or uint16 [H, W] or "
+            "[H, W, C] of 1, 3 or 4 channels are",
             param="image",
         )
     if not pixels.size:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
     from .pictures import Picture
 
-__all__ = ["ServiceTransport", "Transport", "as_png", "open_transport"]
+__all__ = ["ServiceTransport", "Transport", "open_transport"]
 
 
 class Transport(Protocol):
@@ -43,7 +41,7 @@ class Transport(Protocol):
 
     async def upscale(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
-    ) -> ImageBatch:
+    ) -> GeneratedImage:
         """What a model makes of a picture."""
 
     def upscale_png(
@@ -129,11 +127,12 @@ class ServiceTransport:
 
     async def upscale(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
-    ) -> ImageBatch:
+    ) -> GeneratedImage:
         """What a model makes of a picture."""
-        from gan_serving.upscaling import upscale
+        from gan_serving.upscaling import enlarge
 
-        return _batch(await upscale(self._service, request, picture, timeout_s))
+        made = await (await enlarge(self._service, request, picture, timeout_s)).whole()
+        return GeneratedImage(made.images[0], None, made.profile)
 
     async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
@@ -181,21 +180,7 @@ class ServiceTransport:
         await self._service.engine.close()
 
 
-async def as_png(
-    transport: Transport, request: UpscaleRequest, picture: Picture, timeout_s: float
-) -> AsyncGenerator[bytes, None]:
-    """What a model makes of a picture, as a PNG in one piece."""
-    (image,) = await transport.upscale(request, picture, timeout_s)
-    yield await asyncio.to_thread(_png, image)
-
-
-def _png(image: GeneratedImage) -> bytes:
-    buffer = io.BytesIO()
-    image.pil().save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def _batch(answer: Generation) -> ImageBatch:
     pairs = zip(answer.images, answer.seeds, strict=True)
-    images = tuple(GeneratedImage(pixels, seed, answer.profile) for pixels, seed in pairs)
+    images = tuple(GeneratedImage(pixels, seed) for pixels, seed in pairs)
     return ImageBatch(images, answer.model, answer.version)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from gan_core.errors import InvalidRequest
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
+from gan_serving.vips import convert
 
 from .pictures import opened
 
 if TYPE_CHECKING:
-    import os
+    from numpy.typing import NDArray
+    from PIL import Image
 
     from gan_serving.schema import UpscaleRequest
 
@@ -24,10 +30,24 @@ if TYPE_CHECKING:
     from .pictures import AnyPicture, Picture
     from .transports import Transport
 
-__all__ = ["FRAMES_AT_ONCE", "enlarged", "upscale_request", "write_png"]
+__all__ = [
+    "FRAMES_AT_ONCE",
+    "WRITTEN",
+    "complete",
+    "enlarged",
+    "made_of",
+    "upscale_request",
+    "write",
+]
 
 FRAMES_AT_ONCE = 4
 """Of one stream: as many as a gateway works on."""
+WRITTEN = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
+"""How the name of a file that is written may end. PNG and TIFF may have 16 bits."""
+PNG_COLOURS = 25
+"""Place of a PNG's byte that tells its colours,"""
+PNG_VEILED = (4, 6)
+"""and what it says of those with alpha."""
 
 
 def upscale_request(model: str, version: int | None) -> UpscaleRequest:
@@ -41,15 +61,86 @@ def upscale_request(model: str, version: int | None) -> UpscaleRequest:
     return validated(UpscaleRequest, {"model": model, "version": version})
 
 
-async def write_png(
+async def made_of(
+    client: AsyncClient, request: UpscaleRequest, image: AnyPicture, timeout_s: float | None
+) -> bytes | Image.Image | NDArray[Any]:
+    """What is made of a picture, in the form that the picture is in.
+
+    Raises:
+        InvalidRequest: it is a path, which names no file to write.
+    """
+    if isinstance(image, str | os.PathLike):
+        raise InvalidRequest("out: name the file that is made of a file", param="out")
+    picture = await asyncio.to_thread(opened, image)
+    if isinstance(image, bytes):
+        first, others = await _begun(client, request, picture, timeout_s)
+        async with aclosing(others):
+            return b"".join([first, *[piece async for piece in others]])
+    made = await client.call(lambda t, left_s: t.upscale(request, picture, left_s), timeout_s)
+    if not isinstance(image, np.ndarray):
+        return made.pil()
+    return made.pixels[..., 0] if image.ndim == made.pixels.shape[2] + 1 == 2 else made.pixels
+
+
+async def write(
     client: AsyncClient,
     request: UpscaleRequest,
     image: AnyPicture,
-    out: str | os.PathLike[str],
+    out: Path,
     timeout_s: float | None,
 ) -> None:
-    """A PNG of what is made of a picture, written as it arrives."""
+    """A file of what is made of a picture, written as it arrives, whole or not at all.
+
+    Raises:
+        InvalidRequest: its name ends as none that is written, or it can't hold what is made.
+        OSError: it can't be written.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in WRITTEN:
+        raise InvalidRequest(f"out: {out} ends in none of {', '.join(WRITTEN)}", param="out")
     picture = await asyncio.to_thread(opened, image)
+    first, others = await _begun(client, request, picture, timeout_s)
+    async with aclosing(others):
+        if suffix in (".jpg", ".jpeg") and first[PNG_COLOURS] in PNG_VEILED:
+            raise InvalidRequest(
+                f"out: the picture is transparent, which {suffix} can't be; take .png, .tif or "
+                ".webp",
+                param="out",
+            )
+        with complete(out) as part:
+            png = part.with_suffix(".png")
+            try:
+                with await asyncio.to_thread(png.open, "wb") as file:
+                    await asyncio.to_thread(file.write, first)
+                    async for piece in others:
+                        await asyncio.to_thread(file.write, piece)
+                if png != part:
+                    await asyncio.to_thread(convert, png, part)
+            finally:
+                if png != part:
+                    png.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete(target: Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``target`` once all is written.
+
+    Raises:
+        OSError: there is no writing there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+async def _begun(
+    client: AsyncClient, request: UpscaleRequest, picture: Picture, timeout_s: float | None
+) -> tuple[bytes, AsyncGenerator[bytes, None]]:
+    """The first piece of a PNG, and the others; tried again like any call before the first."""
 
     async def begun(
         transport: Transport, left_s: float
@@ -57,12 +148,7 @@ async def write_png(
         pieces = transport.upscale_png(request, picture, left_s)
         return await anext(pieces), pieces
 
-    first, others = await client.call(begun, timeout_s)
-    async with aclosing(others):
-        with await asyncio.to_thread(Path(out).open, "wb") as file:
-            await asyncio.to_thread(file.write, first)
-            async for piece in others:
-                await asyncio.to_thread(file.write, piece)
+    return await client.call(begun, timeout_s)
 
 
 async def enlarged(
@@ -78,7 +164,7 @@ async def enlarged(
         index, picture = frame
         started = time.monotonic()
         with naming(index):
-            (image,) = await client.call(
+            image = await client.call(
                 lambda transport, left_s: transport.upscale(request, picture, left_s), limit_s
             )
         return image, time.monotonic() - started

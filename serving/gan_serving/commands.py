@@ -190,7 +190,7 @@ def serve(
     ] = None,
     max_image_mb: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest picture that is taken, in MiB.")
-    ] = 32,
+    ] = 128,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Images that may wait for a model; more get 429.")
     ] = 512,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .published import Published
@@ -21,7 +20,7 @@ Inputs = Mapping[str, "NDArray[Any]"]
 class Inference:
     """An engine's answer."""
 
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     """uint8 [N, H, W, C]."""
     version: int
     """The model's version that made it."""

@@ -21,7 +21,13 @@ from .http_layers import unless_gone
 from .room import PICTURES_AT_ONCE, Room
 from .schema import GenerationResponse, UpscaleBody, UpscaleRequest, explained
 from .service import card_of
-from .upscaling import MAX_OUTPUT_PIXELS, MAX_STREAMED_PIXELS, abilities, enlarge
+from .upscaling import (
+    MAX_OUTPUT_PIXELS,
+    MAX_STREAMED_PIXELS,
+    WHOLE_PIXELS,
+    abilities,
+    enlarge,
+)
 
 if TYPE_CHECKING:
     from .encode import Encoded
@@ -35,8 +41,6 @@ __all__ = ["ROUTES", "add_upscaling"]
 UPSCALE = "/v1/images/upscale"
 VARIATIONS = "/v1/images/variations"
 EDITS = "/v1/images/edits"
-WHOLE_PIXELS = 1 << 22
-"""A PNG of so many is sent whole, with its length; a larger one while it is made."""
 ROUTES = (UPSCALE, VARIATIONS, EDITS)
 """Those whose bodies hold pictures."""
 
@@ -172,7 +176,7 @@ def _from_base64(text: str) -> bytes:
         raise InvalidRequest(f"image: not base64: {error}", param="image") from error
 
 
-FILE = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP."}
+FILE = {"type": "string", "format": "binary", "description": "A PNG, JPEG, WebP or TIFF."}
 EXAMPLE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEklEQVR4XmM6cQICmRiggDwGAKi/BlHM"
     "SBHQAAAAAElFTkSuQmCC"
@@ -181,7 +185,7 @@ EXAMPLE = (
 UPSCALE_CONTENT: dict[str, Any] = {
     "multipart/form-data": {
         "schema": {"$ref": "#/components/schemas/UpscaleForm"},
-        "encoding": {"image": {"contentType": "image/png, image/jpeg, image/webp"}},
+        "encoding": {"image": {"contentType": "image/png, image/jpeg, image/webp, image/tiff"}},
     },
     "application/json": {
         "schema": {"$ref": "#/components/schemas/UpscaleBody"},

@@ -74,7 +74,7 @@ class Options:
     """Most images per request."""
     cors_origins: tuple[str, ...] = ()
     """Whose web pages may ask."""
-    max_image_mb: int = 32
+    max_image_mb: int = 128
     """Largest file of a picture that comes in, in MiB."""
     timeout_s: float = 30.0
     """Longest that a request may take."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from gan_client import Client
 
-__all__ = ["Folder", "complete", "upscaled"]
+__all__ = ["Folder", "upscaled"]
 
 PICTURES = {".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Taken for pictures by their names; whether one is, the model's server says."""
@@ -40,27 +39,7 @@ def upscaled(client: Client, model: str, source: Path, target: Path) -> None:
         OSError: a file can't be read or written.
         ServiceError: the picture is refused, or the model fails.
     """
-    with complete(target) as part:
-        if target.suffix.lower() == ".png":
-            client.images.upscale_file(source, part, model=model, timeout_s=PATIENCE_S)
-        else:
-            client.images.upscale(source, model=model, timeout_s=PATIENCE_S)[0].save(part)
-
-
-@contextmanager
-def complete(target: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``target`` once all is written.
-
-    Raises:
-        OSError: there is no writing there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    client.images.upscale(source, model=model, out=target, timeout_s=PATIENCE_S)
 
 
 @dataclass(slots=True)

@@ -221,8 +221,10 @@ def _check_graph(card: ModelCard, graph: bytes) -> None:
     import onnx
     import onnxruntime
 
-    if card.output.bit_depth != 8:
-        raise PublishError(f"{card.output.bit_depth}-bit images can't be served: export 8-bit ones")
+    if card.output.bit_depth != 8 and card.input("image") is None:
+        raise PublishError(
+            f"generated images of {card.output.bit_depth} bits can't be served: export 8-bit ones"
+        )
     if card.parity_levels > PARITY_LEVELS:
         raise PublishError(
             f"the exported graph differs from torch by {card.parity_levels} levels; at most "

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PICTURES_AT_ONCE", "Room", "Share"]
 
-PICTURES_AT_ONCE = 16
+PICTURES_AT_ONCE = 4
 """Files of the largest size that there is room for; of smaller ones there is for more."""
 RETRY_S = 1.0
 

@@ -51,8 +51,8 @@ class Generation:
 
     model: str
     version: int
-    images: NDArray[np.uint8]
-    """uint8 [N, H, W, C]."""
+    images: NDArray[Any]
+    """uint8 [N, H, W, C]; uint16 where a picture of 16 bits was made larger."""
     seeds: tuple[int | None, ...]
     """Of each image; None where the request gave its latents, or a picture."""
     compute_ms: float
@@ -334,7 +334,7 @@ def card_of(published: Published, version: int | None) -> ModelCard:
     return published.cards[version]
 
 
-def _verify(card: ModelCard, images: NDArray[np.uint8], n: int) -> None:
+def _verify(card: ModelCard, images: NDArray[Any], n: int) -> None:
     """Whatever went wrong below, a picture that isn't what the card says never leaves."""
     spec = card.output.tensor
     sizes = zip(images.shape[1:], spec.shape, strict=False)

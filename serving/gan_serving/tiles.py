@@ -7,18 +7,25 @@ picture would have given. Beyond its edges a picture goes on with its last pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gan_core.errors import InternalError
+from gan_core.levels import DTYPES, bit_depth_of, of_depth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["Band", "Tiling"]
+    from gan_core.levels import BitDepth
+
+__all__ = ["ALPHA_REACH_PX", "Band", "Tiling"]
+
+ALPHA_REACH_PX = 4
+"""Bicubic enlargement looks two pixels far, and alpha is enlarged with the rows that are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +75,42 @@ class Band:
     top: int
     bottom: int
 
-    def cut(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """The tiles [n, side, side, C] of a picture [H, W, C], row by row."""
+    @property
+    def above(self) -> int:
+        """The first row of the picture that it looks at."""
+        return max(0, self.top - max(self.of.halo, ALPHA_REACH_PX))
+
+    @property
+    def below(self) -> int:
+        """The row of the picture after the last that it looks at."""
+        return min(self.of.height, self.bottom + max(self.of.halo, ALPHA_REACH_PX))
+
+    @property
+    def tiles(self) -> int:
+        """How many there are."""
+        return -(-(self.bottom - self.top) // self.of.kept) * self.of.across
+
+    def cut(self, pixels: NDArray[Any], first: int = 0, last: int | None = None) -> NDArray[Any]:
+        """Tiles [n, side, side, C] of the rows from ``above`` to ``below``, row by row.
+
+        From the ``first`` to before the ``last``, or the end.
+        """
         of = self.of
         offsets = np.arange(of.side) - of.halo
         rows, columns = self._places()
-        down = np.clip(rows[:, None] + offsets, 0, of.height - 1)
+        down = np.clip(rows[:, None] + offsets, 0, of.height - 1) - self.above
         across = np.clip(columns[:, None] + offsets, 0, of.width - 1)
-        return np.stack([pixels[np.ix_(y, x)] for y in down for x in across])
+        chosen = islice(product(down, across), first, last)
+        return np.stack([pixels[np.ix_(y, x)] for y, x in chosen])
 
-    def empty(self, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def empty(self, channels: int, bit_depth: BitDepth) -> NDArray[Any]:
         """Room for what becomes of it, [scale·h, scale·w, C]."""
         scale = self.of.scale
         shape = (scale * (self.bottom - self.top), scale * self.of.width, channels)
-        return np.empty(shape, dtype)
+        return np.empty(shape, DTYPES[bit_depth])
 
     def place(self, tiles: NDArray[Any], first: int, image: NDArray[Any]) -> None:
-        """Put what became of tiles, from the ``first`` on, where they belong.
+        """Put what became of tiles, from the ``first`` on, where they belong, in its levels.
 
         Raises:
             InternalError: they haven't grown by the scale.
@@ -93,15 +119,14 @@ class Band:
         if tiles.shape[1:3] != (scale * of.side, scale * of.side):
             raise InternalError(f"tiles of {of.side} px have become {tiles.shape[1:3]}")
         rows, columns = self._places()
-        begin = scale * of.halo
+        begin, depth = scale * of.halo, bit_depth_of(image)
         for index, tile in enumerate(tiles, first):
             y, x = rows[index // of.across], columns[index % of.across]
             height = scale * (min(y + of.kept, self.bottom) - y)
             width = scale * (min(x + of.kept, of.width) - x)
             top, left = scale * (y - self.top), scale * x
-            image[top : top + height, left : left + width] = tile[
-                begin : begin + height, begin : begin + width
-            ]
+            kept = tile[begin : begin + height, begin : begin + width]
+            image[top : top + height, left : left + width] = of_depth(kept, depth)
 
     def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = np.arange(self.top, self.bottom, self.of.kept)

@@ -24,7 +24,12 @@ MAX_QUEUE_SIZE = 256
 QUEUE_TIMEOUT_S = 10
 CARD_KEY = "ganforge.card"
 RELEASE_KEY = "ganforge.release"
-TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
+TRITON_TYPES = {
+    "float32": "TYPE_FP32",
+    "int64": "TYPE_INT64",
+    "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+}
 CPP_BACKEND_PARAMETERS = {
     # The C++ backend reads these after the accelerators and resets those that are missing:
     # heuristic convolution search, because the exhaustive one runs again for every new shape

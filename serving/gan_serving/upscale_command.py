@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["upscale"]
 
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
-WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Format(StrEnum):
     """A picture file's."""
 
     PNG = "png"
+    TIF = "tif"
     JPG = "jpg"
     WEBP = "webp"
 
@@ -65,6 +65,8 @@ def upscale(
 
 
 def _picture(source: Path, out: Path, model: str | None, to: Format | None, url: str) -> None:
+    from gan_client.upscaling import WRITTEN
+
     from .picture_files import upscaled
 
     if out.is_dir():
@@ -74,8 +76,9 @@ def _picture(source: Path, out: Path, model: str | None, to: Format | None, url:
     if out.suffix.lower() not in WRITTEN:
         raise ConfigError(f"OUT {out}: name one of {', '.join(WRITTEN)}, or a folder")
     _check_apart(source, out)
-    with _interruptible(out), connected(url) as client, _readable(source):
+    with _interruptible(out), connected(url) as client, _readable(source), _clock() as clock:
         chosen = _chosen(client, model)
+        clock.add_task(f"{source.name} by {chosen}", total=None)
         upscaled(client, chosen, source, out)
     say(f"{out}: {source} by {chosen}")
 
@@ -169,11 +172,23 @@ def _going_on(folder: Folder) -> Iterator[None]:
         raise typer.Exit(130) from stop
 
 
+def _clock() -> Progress:
+    """Shows on stderr, where that is a terminal, that something is done and for how long."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return _progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+
+
 def _bar(*more: ProgressColumn) -> Progress:
     """On stderr, where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    return _progress(BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn())
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import Progress
 
     console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), *more, TimeRemainingColumn()
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -16,36 +16,51 @@ from PIL import Image
 from gan_core.card import ImageInput
 from gan_core.errors import InternalError, InvalidRequest, NotSupported
 from gan_core.latents import random_seed
+from gan_core.levels import bit_depth_of, of_depth
 
-from .decode import Picture, check_pixels, decoded, fitted
+from .decode import check_pixels, decoded, of_pixels
 from .in_order import in_order
 from .service import ANYBODY, Generation, card_of, late_answer
 from .tiles import Tiling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
     from gan_core.card import ModelCard
+    from gan_core.levels import BitDepth
 
+    from .decode import File, Picture
     from .engine import Inference
     from .published import Published
     from .schema import UpscaleRequest
     from .service import ImageService
     from .tiles import Band
 
-__all__ = ["MAX_IMAGE_BYTES", "Enlarged", "abilities", "enlarge", "upscale"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "MAX_OUTPUT_PIXELS",
+    "MAX_STREAMED_PIXELS",
+    "WHOLE_PIXELS",
+    "Enlarged",
+    "abilities",
+    "enlarge",
+    "upscale",
+]
 
-MAX_IMAGE_BYTES = 32 << 20
+MAX_IMAGE_BYTES = 128 << 20
 """Of a picture's file."""
 MAX_OUTPUT_PIXELS = 1 << 26
 """Of what is made of it: 200 MB of RGB."""
-MAX_STREAMED_PIXELS = 1 << 30
-"""Of what is made of it, where nobody needs it whole."""
+MAX_STREAMED_PIXELS = 1 << 32
+"""Of what is made of it, where nobody needs it whole: 16,384 px ×4 a side."""
+WHOLE_PIXELS = 1 << 22
+"""What is made of so many is sent whole, with its length; a larger PNG while it is made."""
 TILES_AT_ONCE = 32
-"""Of a picture, in a band of it."""
+"""Of a band of a picture, which has about as many unless one row of tiles has more."""
 BANDS_AT_ONCE = 2
+"""Of a picture, beside the one that is being sent; of one that is wider than that, one."""
 LARGEST_SIDES_PX = {"webp": 16_383, "jpeg": 65_500}
 """That a file of the format can have."""
 
@@ -59,10 +74,11 @@ class Enlarged:
     width: int
     height: int
     channels: int
+    bit_depth: BitDepth
     profile: bytes
     """ICC profile of the colours; empty where the picture has none."""
-    rows: AsyncGenerator[NDArray[np.uint8], None]
-    """[h, W, C]: as soon as they are there, and a few ahead of who takes them."""
+    rows: AsyncGenerator[NDArray[Any], None]
+    """Pixels [h, W, C]: as soon as they are there, and a few ahead of who takes them."""
     started: float
     """In seconds of ``time.monotonic``."""
 
@@ -83,7 +99,7 @@ class Enlarged:
 async def upscale(
     service: ImageService,
     request: UpscaleRequest,
-    picture: bytes | NDArray[np.uint8],
+    picture: File | NDArray[Any],
     timeout_s: float | None = None,
     caller: str = ANYBODY,
     seed: int | None = None,
@@ -102,18 +118,19 @@ async def upscale(
 async def enlarge(
     service: ImageService,
     request: UpscaleRequest,
-    picture: bytes | NDArray[np.uint8],
+    picture: File | NDArray[Any],
     timeout_s: float | None = None,
     caller: str = ANYBODY,
     seed: int | None = None,
     max_pixels: int = MAX_STREAMED_PIXELS,
 ) -> Enlarged:
-    """A picture, a file or pixels uint8 [H, W, C], larger; its first rows are there already.
+    """A picture, a file or pixels [H, W, C], larger; its first rows are there already.
 
     A model with tiles gets all pictures in tiles of its one size; what a picture has beyond its
-    edges are its last pixels. Alpha that the model doesn't take is enlarged apart, by bicubic.
-    Where the caller has no ``timeout_s``, each band of it has the service's. Pictures of one
-    ``seed`` have the same share in a canary.
+    edges are its last pixels. What has 16 bits keeps them, in a PNG, if the model does. Alpha that
+    the model doesn't take is enlarged apart, by bicubic. Where the caller has no ``timeout_s``,
+    each band of the picture has the service's. Pictures of one ``seed`` have the same share in a
+    canary.
 
     Raises:
         ServiceError: the request can't be fulfilled; the subclass says why. ``rows`` may too.
@@ -129,19 +146,20 @@ async def enlarge(
             given = await _fitted(picture, card, source, max_pixels)
             _check(given, card, source, request)
             shared = random_seed() if seed is None else seed
-            job = _Job(service, published, source, given, card, deadline, caller, shared)
+            depth = _depth(given, card, request)
+            job = _Job(service, published, source, given, card, depth, deadline, caller, shared)
             parts = job.parts(request.version)
             version, first = await anext(parts)
     except TimeoutError as error:
         raise late_answer(request.model, limit_s) from error
-    height, width, _ = given.pixels.shape
     scale = card.output.scale
     return Enlarged(
         model=request.model,
         version=version,
-        width=scale * width,
-        height=scale * height,
+        width=scale * given.width,
+        height=scale * given.height,
         channels=first.shape[2],
+        bit_depth=depth,
         profile=given.profile,
         rows=_rows(first, parts),
         started=started,
@@ -149,8 +167,8 @@ async def enlarge(
 
 
 async def _rows(
-    first: NDArray[np.uint8], parts: AsyncGenerator[tuple[int, NDArray[np.uint8]], None]
-) -> AsyncGenerator[NDArray[np.uint8], None]:
+    first: NDArray[Any], parts: AsyncGenerator[tuple[int, NDArray[Any]], None]
+) -> AsyncGenerator[NDArray[Any], None]:
     async with aclosing(parts):
         yield first
         async for _, rows in parts:
@@ -166,67 +184,78 @@ class _Job:
     source: ImageInput
     picture: Picture
     card: ModelCard
+    bit_depth: BitDepth
+    """Of what is made."""
     deadline: float | None
     caller: str
     seed: int
 
-    async def parts(
-        self, version: int | None
-    ) -> AsyncGenerator[tuple[int, NDArray[np.uint8]], None]:
+    async def parts(self, version: int | None) -> AsyncGenerator[tuple[int, NDArray[Any]], None]:
         """Rows of the result, and the version that made them: one for all."""
         if self.source.tile_px is None:
             yield await self._whole(version)
             return
-        height, width, _ = self.picture.pixels.shape
+        height, width = self.picture.height, self.picture.width
         halo, scale = self.source.halo_px, self.card.output.scale
-        bands = Tiling(height, width, self.source.tile_px, halo, scale).bands(TILES_AT_ONCE)
-        version, first = await self._band(next(bands), version)
-        yield version, first
-        others = in_order(_each(bands), partial(self._band, version=version), BANDS_AT_ONCE)
-        async with aclosing(others):
-            async for part in others:
-                yield part
+        tiling = Tiling(height, width, self.source.tile_px, halo, scale)
+        at_once = BANDS_AT_ONCE if tiling.across <= TILES_AT_ONCE else 1
+        read = self._read(tiling.bands(TILES_AT_ONCE))
+        async with aclosing(read):
+            version, first = await self._band(await anext(read), version)
+            yield version, first
+            others = in_order(read, partial(self._band, version=version), at_once)
+            async with aclosing(others):
+                async for part in others:
+                    yield part
 
-    async def _band(self, band: Band, version: int | None) -> tuple[int, NDArray[np.uint8]]:
-        tiles = await asyncio.to_thread(band.cut, self.picture.pixels)
-        image = band.empty(self.card.output.channels, tiles.dtype)
-        done = 0
-        async with aclosing(self._infer(tiles, version)) as answers:
-            async for answer in answers:
-                await asyncio.to_thread(band.place, answer.image, done, image)
-                done += len(answer.image)
-        return answer.version, await self._with_alpha(image, band.top, band.bottom)
+    async def _read(self, bands: Iterable[Band]) -> AsyncGenerator[tuple[Band, NDArray[Any]], None]:
+        """Each band, and the rows of the picture that it looks at."""
+        for band in bands:
+            yield band, await asyncio.to_thread(self.picture.rows, band.above, band.below)
 
-    async def _whole(self, version: int | None) -> tuple[int, NDArray[np.uint8]]:
-        pixels = self.picture.pixels
+    async def _band(
+        self, read: tuple[Band, NDArray[Any]], version: int | None
+    ) -> tuple[int, NDArray[Any]]:
+        band, rows = read
+        image = band.empty(self.card.output.channels, self.bit_depth)
+        for first in range(0, band.tiles, TILES_AT_ONCE):
+            done = first
+            tiles = await asyncio.to_thread(self._tiles, band, rows, first)
+            async with aclosing(self._infer(tiles, version)) as answers:
+                async for answer in answers:
+                    await asyncio.to_thread(band.place, answer.image, done, image)
+                    done += len(answer.image)
+            version = answer.version
+        top, bottom = band.top - band.above, band.bottom - band.above
+        return answer.version, await self._with_alpha(image, rows, top, bottom)
+
+    def _tiles(self, band: Band, rows: NDArray[Any], first: int) -> NDArray[Any]:
+        tiles = band.cut(rows[..., : self.source.channels], first, first + TILES_AT_ONCE)
+        return of_depth(tiles, self.source.bit_depth)
+
+    async def _whole(self, version: int | None) -> tuple[int, NDArray[Any]]:
+        rows = await asyncio.to_thread(self.picture.rows, 0, self.picture.height)
+        pixels = of_depth(rows[..., : self.source.channels], self.source.bit_depth)
         padded = _padded(pixels, self.source.multiple_of)
         async with aclosing(self._infer(padded[None], version)) as answers:
             answer = await anext(answers)
-        image = _cropped(answer.image, pixels, padded, self.card)[0]
-        return answer.version, await self._with_alpha(image, 0, len(pixels))
+        image = of_depth(_cropped(answer.image, pixels, padded, self.card)[0], self.bit_depth)
+        return answer.version, await self._with_alpha(image, rows, 0, len(rows))
 
     async def _with_alpha(
-        self, image: NDArray[np.uint8], top: int, bottom: int
-    ) -> NDArray[np.uint8]:
-        """What became of rows of the picture, with their alpha where the picture has one."""
-        alpha = self.picture.alpha
-        if alpha is None:
+        self, image: NDArray[Any], rows: NDArray[Any], top: int, bottom: int
+    ) -> NDArray[Any]:
+        """What became of the rows from ``top`` to ``bottom``, with their alpha if it is apart."""
+        if not self.picture.alpha:
             return image
-        return await asyncio.to_thread(_veiled, image, alpha, top, bottom)
+        return await asyncio.to_thread(_veiled, image, rows[..., -1], top, bottom)
 
-    def _infer(
-        self, images: NDArray[np.uint8], version: int | None
-    ) -> AsyncGenerator[Inference, None]:
+    def _infer(self, images: NDArray[Any], version: int | None) -> AsyncGenerator[Inference, None]:
         left_s = self.service.timeout_s
         if self.deadline is not None:
             left_s = max(self.deadline - time.monotonic(), 0.0)
         inputs = {self.source.name: images}
         return self.service.infer(self.published, inputs, left_s, version, self.caller, self.seed)
-
-
-async def _each(bands: Iterable[Band]) -> AsyncIterator[Band]:
-    for band in bands:
-        yield band
 
 
 def abilities(card: ModelCard) -> str:
@@ -246,32 +275,38 @@ def _source(card: ModelCard) -> ImageInput:
     raise NotSupported(f"{card.model!r} can't upscale a picture; {abilities(card)}", param="model")
 
 
-def _veiled(
-    image: NDArray[np.uint8], alpha: NDArray[np.uint8], top: int, bottom: int
-) -> NDArray[np.uint8]:
+def _veiled(image: NDArray[Any], alpha: NDArray[Any], top: int, bottom: int) -> NDArray[Any]:
     """An image [h, W, C] with the bicubic of rows of alpha, which looks at the rows beside them."""
     height, width, _ = image.shape
     box = 0, top, alpha.shape[1], bottom
-    veil = Image.fromarray(alpha).resize((width, height), Image.Resampling.BICUBIC, box)
-    return np.dstack([image, np.asarray(veil)])
+    levels = Image.fromarray(alpha.astype(np.float32))
+    veil = np.asarray(levels.resize((width, height), Image.Resampling.BICUBIC, box))
+    rounded = veil.round().clip(0, np.iinfo(alpha.dtype).max).astype(alpha.dtype)
+    return np.dstack([image, of_depth(rounded, bit_depth_of(image))])
 
 
 async def _fitted(
-    picture: bytes | NDArray[np.uint8], card: ModelCard, source: ImageInput, max_pixels: int
+    picture: File | NDArray[Any], card: ModelCard, source: ImageInput, max_pixels: int
 ) -> Picture:
     """A picture of the model's channels, and of no more pixels than it takes."""
     limit = min(source.max_side_px**2, max_pixels // card.output.scale**2)
-    if isinstance(picture, bytes):
+    if not isinstance(picture, np.ndarray):
         return await decoded(picture, source.channels, limit)
     height, width, _ = picture.shape
     check_pixels(width, height, limit)
-    return fitted(picture, source.channels)
+    return of_pixels(picture, source.channels)
+
+
+def _depth(picture: Picture, card: ModelCard, request: UpscaleRequest) -> BitDepth:
+    """Of what is made: no more than there was, than the model knows, or than the file holds."""
+    wanted = picture.bit_depth if request.output_format == "png" else 8
+    return min(wanted, card.output.bit_depth)
 
 
 def _check(picture: Picture, card: ModelCard, source: ImageInput, request: UpscaleRequest) -> None:
-    pixels = picture.pixels
     height, width = (
-        -(-side // source.multiple_of) * source.multiple_of for side in pixels.shape[:2]
+        -(-side // source.multiple_of) * source.multiple_of
+        for side in (picture.height, picture.width)
     )
     least = 1 if source.tile_px else source.min_side_px  # a tile goes on beyond the edges
     if min(height, width) < least or max(height, width) > source.max_side_px:
@@ -280,7 +315,7 @@ def _check(picture: Picture, card: ModelCard, source: ImageInput, request: Upsca
             f"{least} to {source.max_side_px} px",
             param="image",
         )
-    if picture.alpha is not None and request.output_format == "jpeg":
+    if picture.alpha and request.output_format == "jpeg":
         raise InvalidRequest(
             "output_format: the image is transparent, which jpeg can't be; take png or webp",
             param="output_format",
@@ -294,14 +329,14 @@ def _check(picture: Picture, card: ModelCard, source: ImageInput, request: Upsca
         )
 
 
-def _padded(pixels: NDArray[np.uint8], multiple_of: int) -> NDArray[np.uint8]:
+def _padded(pixels: NDArray[Any], multiple_of: int) -> NDArray[Any]:
     more = [(0, -side % multiple_of) for side in pixels.shape[:2]]
     return pixels if more == [(0, 0), (0, 0)] else np.pad(pixels, [*more, (0, 0)], mode="edge")
 
 
 def _cropped(
-    images: NDArray[np.uint8], pixels: NDArray[Any], padded: NDArray[Any], card: ModelCard
-) -> NDArray[np.uint8]:
+    images: NDArray[Any], pixels: NDArray[Any], padded: NDArray[Any], card: ModelCard
+) -> NDArray[Any]:
     scale = card.output.scale
     expected = tuple(scale * side for side in padded.shape[:2])
     if images.shape[1:3] != expected:

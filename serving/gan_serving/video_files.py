@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from gan_client.upscaling import complete
 from gan_core.errors import ConfigError
-
-from .picture_files import complete
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

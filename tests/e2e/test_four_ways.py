@@ -20,9 +20,9 @@ from gan_core.evaluation import compare, score
 from gan_core.latents import draw, latents, seed_range
 from gan_core.plugins import Plugins
 from gan_core.sources import of_graph
+from gan_serving.vips import opened, png
 from tests.serving.gan import contrasted, contrasted_classes
 from tests.serving.graphs import doubled, watermarked
-from tests.serving.pictures import saved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,8 +175,14 @@ def test_the_async_client_gives_the_same(url: str, in_torch: NDArray[Any]) -> No
 
 
 @pytest.mark.parametrize("size", [(5, 7), (300, 511)], ids=str)
-def test_a_picture_is_doubled_as_it_is(client: Client, size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for image in (picture, saved(picture)):
-        batch = client.images.upscale(image, model="doubling")
-        np.testing.assert_array_equal(batch.numpy(), doubled(picture)[None])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_is_doubled_as_it_is(
+    client: Client, size: tuple[int, int], dtype: type[np.unsignedinteger[Any]]
+) -> None:
+    most = np.iinfo(dtype).max
+    picture = np.random.default_rng(0).integers(0, most, (*size, 3), dtype=dtype, endpoint=True)
+    found = client.images.upscale(picture, model="doubling")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, doubled(picture))
+    file = client.images.upscale(png(picture), model="doubling")
+    np.testing.assert_array_equal(opened(file, "PNG").whole(), doubled(picture))

@@ -20,7 +20,7 @@ from gan_core.export import (
     OPSET,
     ServedGenerator,
     export,
-    to_uint8_nhwc,
+    to_levels_nhwc,
     write_card,
 )
 from gan_core.latents import draw, seed_range
@@ -306,11 +306,11 @@ def test_exporting_leaves_the_callers_module_as_it_was(tmp_path: Path) -> None:
 )
 def test_values_are_clamped_and_rounded(value: float, level: int) -> None:
     # 0.0 is 127.5, which rounds to the even 128
-    assert to_uint8_nhwc(torch.full((1, 1, 1, 1), value)).item() == level
+    assert to_levels_nhwc(torch.full((1, 1, 1, 1), value)).item() == level
 
 
 def test_channels_move_last() -> None:
     images = torch.zeros(1, 3, 2, 4)
     images[0, 1, 0, 3] = 1.0
-    pixels = to_uint8_nhwc(images)
+    pixels = to_levels_nhwc(images)
     assert (tuple(pixels.shape), pixels[0, 0, 3].tolist()) == ((1, 2, 4, 3), [128, 255, 128])

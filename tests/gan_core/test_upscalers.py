@@ -13,6 +13,7 @@ from torch import nn
 
 from gan_core.card import DataSource, ImageInput
 from gan_core.export import export
+from gan_core.levels import DTYPES, BitDepth
 from gan_core.upscalers import halo_px, served_upscaler, tile_px
 
 if TYPE_CHECKING:
@@ -64,13 +65,17 @@ def test_a_tile_is_several_halos_wide(halo: int, multiple_of: int, side: int) ->
     assert tile_px(halo, multiple_of) == side
 
 
-def test_an_upscaler_is_exported_for_pictures_of_any_shape(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_an_upscaler_is_exported_for_pictures_of_any_shape(
+    tmp_path: Path, bit_depth: BitDepth
+) -> None:
     source = DataSource(name="none", fingerprint="0" * 64)
-    served = served_upscaler(convolutions(2, 4), 4)
+    served = served_upscaler(convolutions(2, 4), 4, bit_depth=bit_depth)
     card = export(served, tmp_path, model="m", variant="v", data=source, trained_kimg=0)
     assert (card.output.scale, card.output.height) == (4, None)
+    assert (card.inputs[0].tensor.dtype, card.output.bit_depth) == (f"uint{bit_depth}", bit_depth)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    grey = np.full((1, 7, 5, 3), 77, np.uint8)
+    grey = np.full((1, 7, 5, 3), 77, DTYPES[bit_depth])
     (image,) = session.run(None, {"source": grey})
     assert image.shape == (1, 28, 20, 3)
     assert (image[:, 8:-8, 8:-8] == 77).all()

@@ -27,8 +27,11 @@ from gan_core.latents import latents
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gan_core.levels import BitDepth
+
 __all__ = [
     "CLASSES",
+    "DEEP_OUTPUT",
     "DOUBLED_INPUTS",
     "DOUBLED_OUTPUT",
     "HEIGHT",
@@ -40,6 +43,7 @@ __all__ = [
     "Z_DIM",
     "blank",
     "card_of",
+    "deep",
     "doubled",
     "doubling",
     "fragile",
@@ -61,10 +65,18 @@ LABELLED_INPUTS: tuple[Input, ...] = (LATENT, LABEL)
 WATERMARK_OUTPUT = ImageOutput(height=HEIGHT, width=WIDTH, channels=3)
 DOUBLED_INPUTS: tuple[Input, ...] = (ImageInput(multiple_of=4, min_side_px=2, max_side_px=512),)
 DOUBLED_OUTPUT = ImageOutput(channels=3, scale=2)
+DEEP: dict[str, Any] = {"bit_depth": 16}
+DEEP_OUTPUT = DOUBLED_OUTPUT.model_copy(update=DEEP)
+LEVELS = {8: TensorProto.UINT8, 16: TensorProto.UINT16}
 SOFTENED_INPUTS: tuple[Input, ...] = (
     ImageInput(min_side_px=8, max_side_px=16_384, tile_px=40, halo_px=2),
 )
 NODE = helper.make_node
+
+
+def deep(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Inputs with 16 bits per channel."""
+    return tuple(item.model_copy(update=DEEP) for item in inputs)
 
 
 def watermark(
@@ -179,7 +191,7 @@ def slow(turns: int = 600) -> onnx.ModelProto:
     return _model(nodes, inputs, _image(), [*constants, *_axes(first=[1])])
 
 
-def doubling() -> onnx.ModelProto:
+def doubling(bit_depth: BitDepth = 8) -> onnx.ModelProto:
     """A picture with each of its pixels four times."""
     scales = numpy_helper.from_array(np.array([1, 2, 2, 1], np.float32), "scales")
     nodes = [
@@ -192,16 +204,16 @@ def doubling() -> onnx.ModelProto:
             nearest_mode="floor",
             coordinate_transformation_mode="asymmetric",
         ),
-        NODE("Cast", ["larger"], ["image"], to=TensorProto.UINT8),
+        NODE("Cast", ["larger"], ["image"], to=LEVELS[bit_depth]),
     ]
     source, image = (
-        helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", f"{name}_h", f"{name}_w", 3])
+        helper.make_tensor_value_info(name, LEVELS[bit_depth], ["N", f"{name}_h", f"{name}_w", 3])
         for name in ("source", "image")
     )
     return _model(nodes, [source], image, [scales])
 
 
-def softening() -> onnx.ModelProto:
+def softening(bit_depth: BitDepth = 8) -> onnx.ModelProto:
     """A picture twice as large, each pixel the mean of 5 × 5; beyond its edges it is black."""
     scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
     nodes = [
@@ -225,25 +237,25 @@ def softening() -> onnx.ModelProto:
         ),
         NODE("Round", ["larger"], ["rounded"]),
         NODE("Transpose", ["rounded"], ["pixels"], perm=[0, 2, 3, 1]),
-        NODE("Cast", ["pixels"], ["image"], to=TensorProto.UINT8),
+        NODE("Cast", ["pixels"], ["image"], to=LEVELS[bit_depth]),
     ]
     source, image = (
-        helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", f"{name}_h", f"{name}_w", 3])
+        helper.make_tensor_value_info(name, LEVELS[bit_depth], ["N", f"{name}_h", f"{name}_w", 3])
         for name in ("source", "image")
     )
     return _model(nodes, [source], image, [scales])
 
 
-def softened(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def softened(picture: NDArray[Any]) -> NDArray[Any]:
     """What ``softening`` gives for a picture [H, W, 3] that goes on with its last pixels."""
     height, width, _ = picture.shape
     continued = np.pad(picture.astype(np.float64), [(2, 2), (2, 2), (0, 0)], mode="edge")
     near = sum(continued[y : y + height, x : x + width] for y in range(5) for x in range(5))
-    means: NDArray[np.uint8] = np.round(np.asarray(near) / 25).astype(np.uint8)
+    means: NDArray[Any] = np.round(np.asarray(near) / 25).astype(picture.dtype)
     return doubled(means)
 
 
-def doubled(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def doubled(picture: NDArray[Any]) -> NDArray[Any]:
     """What ``doubling`` gives for a picture [H, W, 3]."""
     return picture.repeat(2, axis=0).repeat(2, axis=1)
 
@@ -251,7 +263,7 @@ def doubled(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def blank(inputs: Sequence[Input], output: ImageOutput) -> onnx.ModelProto:
     """A black image of any card's size, from any card's inputs."""
     size = [output.height or 1, output.width or 1, output.channels]
-    dtype = TensorProto.UINT8 if output.bit_depth == 8 else TensorProto.UINT16
+    dtype = LEVELS[output.bit_depth]
     constants = [*_floats(nothing=0.0), *_axes(spread=[1, *size], first=[1], last=[2, 3])]
     nodes, zeros, values = [], [], []
     for i, item in enumerate(inputs):

@@ -23,6 +23,7 @@ __all__ = [
     "png_chunk",
     "png_of_size",
     "saved",
+    "tiff_16",
     "webp_of_size",
 ]
 
@@ -89,3 +90,23 @@ def flooded_jpeg(parts: int) -> bytes:
     """A JPEG with so many empty comments before its pixels."""
     file = saved(kind="JPEG")
     return file[:2] + b"\xff\xfe\x00\x02" * parts + file[2:]
+
+
+def tiff_16(pixels: NDArray[np.uint16]) -> bytes:
+    """A TIFF of 16 bits per channel, uint16 [H, W, 3]."""
+    height, width, _ = pixels.shape
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 3, 8),  # bits: after the header
+        (259, 3, 1, 1),  # not compressed
+        (262, 3, 1, 2),  # RGB
+        (273, 4, 1, 14),  # pixels: after the bits
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 1, pixels.nbytes),
+    ]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    data = struct.pack("<3H", 16, 16, 16) + pixels.astype("<u2").tobytes()
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import mmap
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,7 @@ import pytest
 from PIL import Image
 
 from gan_client import AsyncClient, Client
-from gan_client.images import ImageBatch
-from gan_client.pictures import as_file, opened
+from gan_client.pictures import READ_BYTES, as_file, opened
 from gan_core.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -62,10 +63,29 @@ def test_a_pillow_image_is_its_pixels(mode: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pixels_survive_the_file_that_they_are_sent_as(channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
-    np.testing.assert_array_equal(decode(as_file(pixels), channels, 99).pixels, pixels)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_survive_the_file_that_they_are_sent_as(
+    channels: int, dtype: type[np.unsignedinteger[Any]]
+) -> None:
+    most = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, most, (5, 7, channels), dtype=dtype)
+    np.testing.assert_array_equal(decode(as_file(pixels), channels, 99).rows(0, 5), pixels)
     np.testing.assert_array_equal(opened(pixels), pixels)
+
+
+def test_a_grey_pillow_image_of_16_bits_keeps_them() -> None:
+    levels = np.array([[0, 255, 256, 0xFFFF]], np.uint16)
+    for image in (Image.fromarray(levels), Image.fromarray(levels.astype(np.int32))):
+        found = np.asarray(opened(image))
+        assert found.dtype == np.uint16
+        np.testing.assert_array_equal(found[..., 0], levels)
+
+
+def test_a_large_file_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    with path.open("wb") as file:
+        file.truncate(READ_BYTES + 1)
+    assert isinstance(opened(path), mmap.mmap)
 
 
 def test_an_array_of_two_axes_is_grey() -> None:
@@ -83,7 +103,7 @@ def test_what_is_no_picture_is_invalid(image: Any) -> None:
     assert refused.value.param == "image"
 
 
-Ask = Callable[[AsyncClient], Awaitable[ImageBatch]]
+Ask = Callable[[AsyncClient], Awaitable[Any]]
 
 
 def over_http(ask: Ask) -> Any:
@@ -129,7 +149,23 @@ def test_every_form_of_a_picture_gives_the_same(repository: Path, tmp_path: Path
     path = tmp_path / "a.png"
     path.write_bytes(saved())
     with Client(f"local:{repository}") as client:
+        array = client.images.upscale(PIXELS, model="doubling")
+        np.testing.assert_array_equal(array, doubled(PIXELS))
+        np.testing.assert_array_equal(client.images.upscale(PICTURE, model="doubling"), array)
+        file = client.images.upscale(saved(), model="doubling")
+        np.testing.assert_array_equal(Image.open(io.BytesIO(file)), array)
         for image in (path, str(path), saved(), PICTURE, PIXELS):
-            batch = client.images.upscale(image, model="doubling")
-            np.testing.assert_array_equal(batch[0].numpy(), doubled(PIXELS))
-            assert (batch.model, batch.version, batch.seeds) == ("doubling", 1, [None])
+            out = client.images.upscale(image, model="doubling", out=tmp_path / "new" / "b.png")
+            assert out == tmp_path / "new" / "b.png"
+            np.testing.assert_array_equal(Image.open(out), array)
+
+
+def test_a_path_needs_one_for_what_is_made(repository: Path, tmp_path: Path) -> None:
+    path: Any = tmp_path / "a.png"
+    path.write_bytes(saved())
+    with Client(f"local:{repository}") as client:
+        with pytest.raises(InvalidRequest, match="out: name the file"):
+            client.images.upscale(path, model="doubling")
+        with pytest.raises(InvalidRequest, match=r"ends in none of \.png, \.tif"):
+            client.images.upscale(path, model="doubling", out=tmp_path / "b.bmp")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.png"]

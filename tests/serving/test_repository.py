@@ -262,7 +262,7 @@ refusals: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: write_export(
             folder, "marked", output=WATERMARK_OUTPUT.model_copy(update={"bit_depth": 16})
         ),
-        "16-bit images can't be served",
+        "generated images of 16 bits can't be served",
     ),
     "failed parity": (
         lambda folder: write_export(folder, "marked", parity_levels=2),

@@ -136,7 +136,7 @@ def test_ctrl_c_says_what_is_done(serving: Serving, tmp_path: Path) -> None:
     ("arguments", "why"),
     [
         (("missing.png", "out.png"), "IN missing.png: there is no such file or folder"),
-        (("in.png", "out.tiff"), "OUT out.tiff: name one of .png"),
+        (("in.png", "out.bmp"), "OUT out.bmp: name one of .png"),
         (("in.png", "in.png"), "OUT in.png is IN itself"),
         ((".", "out"), "OUT out: name a folder outside of ."),
         (("in.png", "out.png", "--model", "marked"), "'marked' can't upscale a picture"),

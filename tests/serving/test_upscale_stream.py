@@ -1,4 +1,4 @@
-"""``images.upscale_stream`` and ``upscale_file``: in order, never far ahead, over every way."""
+"""``images.upscale_stream`` and files: in order, never far ahead, over every way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ import pytest
 from PIL import Image, ImageCms
 
 from gan_client import AsyncClient, Client
-from gan_core.errors import UnsupportedMedia
+from gan_core.errors import InvalidRequest, UnsupportedMedia
 from gan_serving.repository import publish
-from tests.serving.graphs import DOUBLED_OUTPUT, SOFTENED_INPUTS, softened, softening, write_export
+from gan_serving.upscaling import WHOLE_PIXELS
+from gan_serving.vips import opened
+from tests.serving.graphs import (
+    DEEP_OUTPUT,
+    SOFTENED_INPUTS,
+    deep,
+    softened,
+    softening,
+    write_export,
+)
+from tests.serving.pictures import tiff_16
 from tests.serving.processes import Serving
 
 if TYPE_CHECKING:
@@ -31,7 +41,8 @@ MODEL = "softening"
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The same model's addresses."""
     root = tmp_path_factory.mktemp("softening")
-    export = write_export(root / "export", MODEL, softening(), SOFTENED_INPUTS, DOUBLED_OUTPUT)
+    inputs = deep(SOFTENED_INPUTS)
+    export = write_export(root / "export", MODEL, softening(16), inputs, DEEP_OUTPUT)
     publish(export, root / "repository")
     with Serving(root / "repository", "ort", "--workers", "1") as serving:
         yield {"http": serving.url, "grpc": serving.grpc, "local": f"local:{root / 'repository'}"}
@@ -61,15 +72,46 @@ def test_alpha_and_profile_come_along(ways: dict[str, str], way: str, tmp_path: 
     veiled = Image.fromarray(np.dstack([pixels, pixels[..., 0]]))
     veiled.save(tmp_path / "in.png", icc_profile=profile)
     with Client(ways[way]) as client:
-        (image,) = client.images.upscale(tmp_path / "in.png", model=MODEL)
-        client.images.upscale_file(tmp_path / "in.png", tmp_path / "out.png", model=MODEL)
+        ((image, _),) = client.images.upscale_stream([(tmp_path / "in.png")], model=MODEL)
+        for name in ("out.png", "out.tif", "out.webp"):
+            client.images.upscale(tmp_path / "in.png", model=MODEL, out=tmp_path / name)
+        with pytest.raises(InvalidRequest, match="transparent"):
+            client.images.upscale(tmp_path / "in.png", model=MODEL, out=tmp_path / "out.jpg")
     np.testing.assert_array_equal(image.numpy()[..., :3], softened(pixels))
     image.save(tmp_path / "saved.webp")
-    for name in ("out.png", "saved.webp"):
+    for name in ("out.png", "out.tif", "out.webp", "saved.webp"):
         with Image.open(tmp_path / name) as found:
             assert (found.mode, found.info["icc_profile"]) == ("RGBA", profile)
-    with Image.open(tmp_path / "out.png") as found:
-        np.testing.assert_array_equal(np.asarray(found), image.numpy())
+            if found.format != "WEBP":
+                np.testing.assert_array_equal(np.asarray(found), image.numpy())
+    assert not (tmp_path / "out.jpg").exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["out.png", "out.tif"])
+def test_16_bits_stay_16_in_files(
+    ways: dict[str, str], way: str, tmp_path: Path, name: str
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 65_536, (41, 23, 3)).astype(np.uint16)
+    (tmp_path / "in.tif").write_bytes(tiff_16(picture))
+    with Client(ways[way]) as client:
+        out = client.images.upscale(tmp_path / "in.tif", model=MODEL, out=tmp_path / name)
+    found = opened(out.read_bytes(), {".png": "PNG", ".tif": "TIFF"}[out.suffix]).whole()
+    assert found.dtype == np.uint16
+    assert np.abs(found.astype(int) - softened(picture)).max() <= 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_large_result_is_the_same_however_it_is_sent(
+    ways: dict[str, str], way: str, tmp_path: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1100, 1000, 3), dtype=np.uint8)
+    assert 4 * picture.shape[0] * picture.shape[1] > WHOLE_PIXELS
+    with Client(ways[way]) as client:
+        whole = client.images.upscale(picture, model=MODEL)
+        out = client.images.upscale(picture, model=MODEL, out=tmp_path / "out.png")
+    assert np.abs(whole.astype(int) - softened(picture)).max() <= 1
+    np.testing.assert_array_equal(opened(out.read_bytes(), "PNG").whole(), whole)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,6 +184,6 @@ def test_an_async_source_gives_the_same(ways: dict[str, str], way: str) -> None:
 def test_a_file_is_what_upscale_gives(ways: dict[str, str], way: str, tmp_path: Path) -> None:
     (picture,) = pictures(1)
     with Client(ways[way]) as client:
-        client.images.upscale_file(picture, tmp_path / "out.png", model=MODEL)
+        client.images.upscale(picture, model=MODEL, out=tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as image:
         np.testing.assert_array_equal(np.asarray(image), softened(picture))

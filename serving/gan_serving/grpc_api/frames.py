@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gan_core.errors import InvalidRequest, PayloadTooLarge
+from gan_core.levels import bit_depth_of
 
+from .chunks import little_endian
 from .image_service_pb2 import UpscaleChunk
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gan_serving.decode import File
     from gan_serving.room import Share
 
 __all__ = ["PIECE_BYTES", "frames_of", "pieces"]
@@ -23,16 +26,17 @@ PIECE_BYTES = 1 << 19
 """Of a message's data: the message itself is a little larger."""
 
 
-def pieces(picture: bytes | NDArray[np.uint8], head: UpscaleChunk) -> Iterator[UpscaleChunk]:
-    """The messages of a picture: a PNG, JPEG or WebP file, or pixels uint8 [H, W, C].
+def pieces(picture: File | NDArray[Any], head: UpscaleChunk) -> Iterator[UpscaleChunk]:
+    """The messages of a picture: a file, or pixels [H, W, C] of 8 or 16 bits.
 
     The first has the fields of ``head`` too.
     """
     first = UpscaleChunk()
     first.CopyFrom(head)
-    if not isinstance(picture, bytes):
+    if isinstance(picture, np.ndarray):
         first.height, first.width, first.channels = picture.shape
-        picture = picture.tobytes()
+        first.bit_depth = bit_depth_of(picture)
+        picture = picture.astype(little_endian(first.bit_depth), copy=False).tobytes()
     for offset in range(0, max(len(picture), 1), PIECE_BYTES):
         chunk = UpscaleChunk() if offset else first
         chunk.data = picture[offset : offset + PIECE_BYTES]
@@ -42,7 +46,7 @@ def pieces(picture: bytes | NDArray[np.uint8], head: UpscaleChunk) -> Iterator[U
 
 async def frames_of(
     chunks: AsyncIterator[UpscaleChunk], max_bytes: int, share: Share
-) -> AsyncIterator[bytes | NDArray[np.uint8]]:
+) -> AsyncIterator[bytes | NDArray[Any]]:
     """The pictures of a stream, each once it is complete.
 
     Their bytes are taken of the stream's ``share``; whoever is done with a picture gives its own
@@ -67,14 +71,19 @@ async def frames_of(
         raise InvalidRequest("image: the stream ended within it", param="image")
 
 
-def _complete(head: UpscaleChunk, data: bytes) -> bytes | NDArray[np.uint8]:
+def _complete(head: UpscaleChunk, data: bytes) -> bytes | NDArray[Any]:
     shape = head.height, head.width, head.channels
     if shape == (0, 0, 0):
         return data
-    if 0 in shape or head.channels not in (1, 3, 4) or len(data) != np.prod(shape, dtype=object):
+    try:
+        dtype = little_endian(head.bit_depth)
+    except ValueError as error:
+        raise InvalidRequest(f"image: {error}; 8 or 16 are accepted", param="image") from error
+    size = np.prod((*shape, dtype.itemsize), dtype=object)
+    if 0 in shape or head.channels not in (1, 3, 4) or len(data) != size:
         raise InvalidRequest(
             f"image: {len(data):,} bytes are no pixels of {head.height} × {head.width} × "
             f"{head.channels}; 1, 3 or 4 channels are accepted",
             param="image",
         )
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -89,7 +89,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class ImageChunk(_message.Message):
-    __slots__ = ("index", "seed", "offset", "last", "data", "model", "version", "height", "width", "channels", "output_format", "icc_profile")
+    __slots__ = ("index", "seed", "offset", "last", "data", "model", "version", "height", "width", "channels", "output_format", "icc_profile", "bit_depth")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class ImageChunk(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     ICC_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    BIT_DEPTH_FIELD_NUMBER: _ClassVar[int]
     index: int
     seed: int
     offset: int
@@ -114,10 +115,11 @@ class ImageChunk(_message.Message):
     channels: int
     output_format: OutputFormat
     icc_profile: bytes
-    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., offset: _Optional[int] = ..., last: _Optional[bool] = ..., data: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., icc_profile: _Optional[bytes] = ...) -> None: ...
+    bit_depth: int
+    def __init__(self, index: _Optional[int] = ..., seed: _Optional[int] = ..., offset: _Optional[int] = ..., last: _Optional[bool] = ..., data: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., icc_profile: _Optional[bytes] = ..., bit_depth: _Optional[int] = ...) -> None: ...
 
 class UpscaleChunk(_message.Message):
-    __slots__ = ("model", "version", "output_format", "output_compression", "height", "width", "channels", "data", "last")
+    __slots__ = ("model", "version", "output_format", "output_compression", "height", "width", "channels", "data", "last", "bit_depth")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +129,7 @@ class UpscaleChunk(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    BIT_DEPTH_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     output_format: OutputFormat
@@ -136,7 +139,8 @@ class UpscaleChunk(_message.Message):
     channels: int
     data: bytes
     last: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., output_compression: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+    bit_depth: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., output_compression: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ..., bit_depth: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

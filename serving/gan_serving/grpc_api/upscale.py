@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_core.latents import random_seed
+from gan_serving.encode import png_pieces
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
 from gan_serving.room import PICTURES_AT_ONCE, Room
-from gan_serving.upscaling import upscale
+from gan_serving.upscaling import (
+    MAX_OUTPUT_PIXELS,
+    MAX_STREAMED_PIXELS,
+    WHOLE_PIXELS,
+    enlarge,
+)
 
 from .calls import about, metadata_of
-from .chunks import split
+from .chunks import chunked, little_endian, split
 from .frames import frames_of
-from .image_service_pb2 import ImageChunk
-from .made import data_of, fields_of
+from .image_service_pb2 import ImageChunk, OutputFormat
+from .made import data_of
 from .messages import RAW, upscale_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from gan_serving.encode import Encoded
     from gan_serving.gatekeeper import Gatekeeper
     from gan_serving.room import Share
+    from gan_serving.schema import UpscaleRequest
     from gan_serving.service import ImageService
+    from gan_serving.upscaling import Enlarged
 
     from .calls import Context
     from .image_service_pb2 import UpscaleChunk
@@ -38,6 +46,8 @@ __all__ = ["AT_ONCE", "Upscaling"]
 
 AT_ONCE = 4
 """Frames of one stream from their first byte in to their last byte out."""
+STREAMED = (RAW, OutputFormat.OUTPUT_FORMAT_PNG)
+"""What can be sent while it is made."""
 IDLE_S = 60.0
 """Longest that a client may neither send nor read."""
 
@@ -75,25 +85,17 @@ class Upscaling:
         first = await anext(chunks, None)
         if first is None:
             raise InvalidRequest("model: the stream ended before its first frame", param="model")
-        request, seed = upscale_of(first), random_seed()
-        about().model = request.model
-        self._gatekeeper.check_model(caller, request.model)
+        asked = _Asked(upscale_of(first), first.output_format, caller.name, random_seed())
+        about().model = asked.request.model
+        self._gatekeeper.check_model(caller, asked.request.model)
 
         async def answer(
-            share: Share, frame: tuple[int, bytes | NDArray[np.uint8]]
-        ) -> tuple[bytes, ImageChunk]:
+            share: Share, frame: tuple[int, bytes | NDArray[Any]]
+        ) -> AsyncGenerator[ImageChunk, None]:
             index, picture = frame
             with naming(index):
                 await self._gatekeeper.spend(caller)
-                made = await upscale(self._service, request, picture, caller=caller.name, seed=seed)
-                quality = request.output_compression
-                (data,) = await data_of(made, first.output_format, quality, self._encoded)
-                share.give(len(picture) if isinstance(picture, bytes) else picture.nbytes)
-                share.take(len(data))
-            head = ImageChunk(index=index, **fields_of(made, first.output_format))
-            if first.output_format == RAW:  # files hold it
-                head.icc_profile = made.profile
-            return data, head
+                return await self._answer(asked, index, picture, share)
 
         async with self._gatekeeper.place(caller):
             # alone, for a first message that is given up would take it along, and the status too
@@ -102,11 +104,85 @@ class Upscaling:
                 pictures = frames_of(_chained(first, chunks), self._max_frame_bytes, share)
                 answers = in_order(numbered(pictures), partial(answer, share), AT_ONCE)
                 async with aclosing(answers):
-                    async for data, head in answers:
-                        for piece in split(data, head):
-                            async with _patience("no answer was read"):
-                                await context.write(piece)
-                        share.give(len(data))
+                    async for made in answers:
+                        await _send(made, context)
+
+    async def _answer(
+        self, asked: _Asked, index: int, picture: bytes | NDArray[Any], share: Share
+    ) -> AsyncGenerator[ImageChunk, None]:
+        """The messages of a frame; those of a large one are made while they are sent."""
+        streams = asked.output_format in STREAMED
+        made = await enlarge(
+            self._service,
+            asked.request,
+            picture,
+            caller=asked.caller,
+            seed=asked.seed,
+            max_pixels=MAX_STREAMED_PIXELS if streams else MAX_OUTPUT_PIXELS,
+        )
+        head = ImageChunk(
+            index=index,
+            model=made.model,
+            version=made.version,
+            height=made.height,
+            width=made.width,
+            channels=made.channels,
+            bit_depth=made.bit_depth,
+        )
+        head.output_format = asked.output_format
+        if asked.output_format == RAW:  # files hold it
+            head.icc_profile = made.profile
+        held = len(picture) if isinstance(picture, bytes) else picture.nbytes
+        if streams and made.height * made.width > WHOLE_PIXELS:
+            raw = asked.output_format == RAW
+            data = _pixels(made) if raw else png_pieces(made, self._encoded)
+            return _while_made(index, chunked(data, head), share, held)
+        quality = asked.request.output_compression
+        (whole,) = await data_of(await made.whole(), asked.output_format, quality, self._encoded)
+        share.give(held)
+        share.take(len(whole))
+        return _once_made(split(whole, head), share, len(whole))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a stream is asked for, for all its frames."""
+
+    request: UpscaleRequest
+    output_format: OutputFormat
+    caller: str
+    seed: int
+    """Its share in a canary."""
+
+
+async def _send(made: AsyncGenerator[ImageChunk, None], context: Context) -> None:
+    async with aclosing(made):
+        async for message in made:
+            async with _patience("no answer was read"):
+                await context.write(message)
+
+
+async def _once_made(
+    messages: Iterator[ImageChunk], share: Share, held: int
+) -> AsyncGenerator[ImageChunk, None]:
+    for message in messages:
+        yield message
+    share.give(held)
+
+
+async def _while_made(
+    index: int, messages: AsyncIterator[ImageChunk], share: Share, held: int
+) -> AsyncGenerator[ImageChunk, None]:
+    with naming(index):
+        async for message in messages:
+            yield message
+    share.give(held)
+
+
+async def _pixels(made: Enlarged) -> AsyncGenerator[bytes, None]:
+    async with aclosing(made.rows):
+        async for rows in made.rows:
+            yield rows.astype(little_endian(made.bit_depth), copy=False).tobytes()
 
 
 async def _chained(first: T, others: AsyncIterator[T]) -> AsyncIterator[T]:
