@@ -12,7 +12,6 @@ from gan_core.card import ModelCard
 from gan_core.errors import (
     ConfigError,
     ConnectionFailed,
-    DeadlineExceeded,
     InternalError,
     ServiceError,
 )
@@ -27,9 +26,10 @@ from .augmentation import in_parts
 from .frames import through
 from .hints import hinted
 from .images import GeneratedImage, ImageBatch
+from .upscaling import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 
     from gan_serving.grpc_api.image_service_pb2 import ImageChunk
     from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
@@ -100,7 +100,7 @@ class GrpcTransport:
             with _of_one_frame():
                 while not complete:
                     async with self._told_apart():
-                        chunk = await _within(timeout_s, call.read())
+                        chunk = await within(timeout_s, call.read())
                         if chunk is grpc.aio.EOF or chunk.offset != received:
                             raise ValueError(f"the PNG breaks off after {received:,} bytes")
                     received += len(chunk.data)
@@ -214,14 +214,6 @@ class GrpcTransport:
             raise InternalError(
                 f"{self._address} doesn't answer as a ganforge gateway does: {first}"
             ) from error
-
-
-async def _within(timeout_s: float, message: Awaitable[Any]) -> Any:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await message
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"nothing came within {timeout_s:g} s") from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from gan_core.errors import ConfigError
 from .augmentation import Sample, in_parts
 from .images import GeneratedImage, ImageBatch
 from .tls import Tls
+from .upscaling import within
 
 if TYPE_CHECKING:
     import httpx
@@ -137,13 +138,13 @@ class ServiceTransport:
     async def upscale_png(
         self, request: UpscaleRequest, picture: Picture, timeout_s: float
     ) -> AsyncGenerator[bytes, None]:
-        """The same as a PNG's pieces, each as soon as it is there."""
+        """The same as a PNG's pieces, each as soon as it is there and within ``timeout_s``."""
         from gan_serving.encode import png_pieces
         from gan_serving.upscaling import enlarge
 
-        made = await enlarge(self._service, request, picture, timeout_s)
+        made = await within(timeout_s, enlarge(self._service, request, picture))
         async with aclosing(png_pieces(made, lambda *_: None)) as pieces:
-            async for piece in pieces:
+            while (piece := await within(timeout_s, anext(pieces, None))) is not None:
                 yield piece
 
     def frames(

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Iterable,
+    Iterator,
+)
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gan_core.errors import InvalidRequest
+from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
 from gan_serving.vips import convert
@@ -37,8 +44,11 @@ __all__ = [
     "enlarged",
     "made_of",
     "upscale_request",
+    "within",
     "write",
 ]
+
+T = TypeVar("T")
 
 FRAMES_AT_ONCE = 4
 """Of one stream: as many as a gateway works on."""
@@ -149,6 +159,19 @@ async def _begun(
         return await anext(pieces), pieces
 
     return await client.call(begun, timeout_s)
+
+
+async def within(timeout_s: float, work: Awaitable[T]) -> T:
+    """What comes of it.
+
+    Raises:
+        DeadlineExceeded: nothing did in time.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"nothing came within {timeout_s:g} s") from error
 
 
 async def enlarged(

@@ -57,8 +57,9 @@ MAX_STREAMED_PIXELS = 1 << 32
 """Of what is made of it, where nobody needs it whole: 16,384 px ×4 a side."""
 WHOLE_PIXELS = 1 << 22
 """What is made of so many is sent whole, with its length; a larger PNG while it is made."""
-TILES_AT_ONCE = 32
-"""Of a band of a picture, which has about as many unless one row of tiles has more."""
+TILES_AT_ONCE = 4, 32
+PIXELS_AT_ONCE = 1 << 19
+"""Of a band that are on their way: 32 tiles of 128 px, and of larger ones fewer."""
 BANDS_AT_ONCE = 2
 """Of a picture, beside the one that is being sent; of one that is wider than that, one."""
 LARGEST_SIDES_PX = {"webp": 16_383, "jpeg": 65_500}
@@ -129,7 +130,7 @@ async def enlarge(
     A model with tiles gets all pictures in tiles of its one size; what a picture has beyond its
     edges are its last pixels. What has 16 bits keeps them, in a PNG, if the model does. Alpha that
     the model doesn't take is enlarged apart, by bicubic. Where the caller has no ``timeout_s``,
-    each band of the picture has the service's. Pictures of one ``seed`` have the same share in a
+    some tiles at a time have the service's. Pictures of one ``seed`` have the same share in a
     canary.
 
     Raises:
@@ -139,7 +140,7 @@ async def enlarge(
     started = time.monotonic()
     deadline = None if timeout_s is None else started + limit_s
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s) as limited:
             published = await service.engine.published(request.model)
             card = card_of(published, request.version)
             source = _source(card)
@@ -149,6 +150,8 @@ async def enlarge(
             depth = _depth(given, card, request)
             job = _Job(service, published, source, given, card, depth, deadline, caller, shared)
             parts = job.parts(request.version)
+            if timeout_s is None:  # then its tiles have the service's, some at a time
+                limited.reschedule(None)
             version, first = await anext(parts)
     except TimeoutError as error:
         raise late_answer(request.model, limit_s) from error
@@ -190,6 +193,12 @@ class _Job:
     caller: str
     seed: int
 
+    @property
+    def tiles_at_once(self) -> int:
+        """Of a band."""
+        least, most = TILES_AT_ONCE
+        return max(least, min(most, PIXELS_AT_ONCE // (self.source.tile_px or 1) ** 2))
+
     async def parts(self, version: int | None) -> AsyncGenerator[tuple[int, NDArray[Any]], None]:
         """Rows of the result, and the version that made them: one for all."""
         if self.source.tile_px is None:
@@ -198,8 +207,8 @@ class _Job:
         height, width = self.picture.height, self.picture.width
         halo, scale = self.source.halo_px, self.card.output.scale
         tiling = Tiling(height, width, self.source.tile_px, halo, scale)
-        at_once = BANDS_AT_ONCE if tiling.across <= TILES_AT_ONCE else 1
-        read = self._read(tiling.bands(TILES_AT_ONCE))
+        at_once = BANDS_AT_ONCE if tiling.across <= self.tiles_at_once else 1
+        read = self._read(tiling.bands(self.tiles_at_once))
         async with aclosing(read):
             version, first = await self._band(await anext(read), version)
             yield version, first
@@ -218,7 +227,7 @@ class _Job:
     ) -> tuple[int, NDArray[Any]]:
         band, rows = read
         image = band.empty(self.card.output.channels, self.bit_depth)
-        for first in range(0, band.tiles, TILES_AT_ONCE):
+        for first in range(0, band.tiles, self.tiles_at_once):
             done = first
             tiles = await asyncio.to_thread(self._tiles, band, rows, first)
             async with aclosing(self._infer(tiles, version)) as answers:
@@ -230,7 +239,8 @@ class _Job:
         return answer.version, await self._with_alpha(image, rows, top, bottom)
 
     def _tiles(self, band: Band, rows: NDArray[Any], first: int) -> NDArray[Any]:
-        tiles = band.cut(rows[..., : self.source.channels], first, first + TILES_AT_ONCE)
+        last = first + self.tiles_at_once
+        tiles = band.cut(rows[..., : self.source.channels], first, last)
         return of_depth(tiles, self.source.bit_depth)
 
     async def _whole(self, version: int | None) -> tuple[int, NDArray[Any]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from gan_client import Client
 from gan_client.http_transport import HttpTransport
 from gan_client.transports import ServiceTransport, open_transport
 from gan_core.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
-from gan_serving.schema import parsed
+from gan_serving.schema import UpscaleRequest, parsed, validated
+from gan_serving.vips import opened
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.graphs import DOUBLED_OUTPUT, SOFTENED_INPUTS, card_of, doubled, doubling
 from tests.serving.processes import Serving
 
 
@@ -113,3 +118,32 @@ def test_a_proxy_of_the_environment_does_not_come_between_a_machine_and_itself(
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         with Client(serving.url, max_retries=0) as client:
             assert "marked" in [card.model for card in client.models.list()]
+
+
+def enlarging(delay_s: float) -> FakeEngine:
+    """Doubles tiles of 40 px, each answer after so long."""
+    card = card_of(doubling(), "doubling", SOFTENED_INPUTS, DOUBLED_OUTPUT)
+    engine = FakeEngine(card, answer=lambda inputs: np.stack(list(map(doubled, inputs["source"]))))
+    engine.delay_s = delay_s
+    return engine
+
+
+async def pieces_of(engine: FakeEngine, timeout_s: float) -> list[bytes]:
+    picture = np.zeros((3000, 300, 3), np.uint8)  # several bands, each of several answers
+    request = validated(UpscaleRequest, {"model": "doubling"})
+    pieces = ServiceTransport(engine).upscale_png(request, picture, timeout_s)
+    async with aclosing(pieces):
+        return [piece async for piece in pieces]
+
+
+def test_in_process_a_picture_may_take_its_time_while_pieces_come() -> None:
+    engine = enlarging(0.1)
+    began = time.monotonic()
+    pieces = asyncio.run(pieces_of(engine, 1.0))
+    assert time.monotonic() - began > 1.0
+    assert opened(b"".join(pieces), "PNG").height == 6000
+
+
+def test_in_process_a_piece_that_does_not_come_is_late() -> None:
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(pieces_of(enlarging(60.0), 0.1))

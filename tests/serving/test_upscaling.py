@@ -23,6 +23,7 @@ from gan_core.errors import (
     QueueFull,
     ServiceError,
 )
+from gan_core.levels import of_depth
 from gan_serving.ort_engine import OrtEngine
 from gan_serving.repository import publish
 from gan_serving.schema import UpscaleRequest, validated
@@ -238,6 +239,37 @@ def test_tiles_of_pictures_of_all_sizes_are_of_one_size_and_nobody_elses() -> No
         assert one.images.shape == (1, 2 * size[0], 2 * size[1], 3)
         assert (one.images == i).all(), "a tile of somebody else's"
     assert {asked["source"].shape[1:] for asked in engine.asked} == {(40, 40, 3)}
+
+
+def test_few_tiles_of_a_wide_picture_are_on_their_way_at_once() -> None:
+    engine = fake(ImageInput(max_side_px=16_384, tile_px=512, halo_px=4))
+    picture = np.random.default_rng(0).integers(0, 256, (300, 7000, 3), dtype=np.uint8)
+    found = made(engine, picture)
+    np.testing.assert_array_equal(found.images[0], doubled(picture))
+    assert max(len(asked["source"]) for asked in engine.asked) <= 4
+    assert sum(len(asked["source"]) for asked in engine.asked) == 14
+
+
+def test_16_bits_stay_where_the_model_has_them() -> None:
+    picture = np.random.default_rng(0).integers(0, 65_536, (50, 41, 3), dtype=np.uint16)
+    tiles: dict[str, Any] = {"max_side_px": 512, "tile_px": 40, "halo_px": 4}
+    deep = fake(ImageInput(bit_depth=16, **tiles), bit_depth=16)
+    np.testing.assert_array_equal(made(deep, picture).images[0], doubled(picture))
+    assert made(deep, picture, output_format="webp").images.dtype == np.uint8
+    rounded = of_depth(picture, 8)
+    np.testing.assert_array_equal(made(deep, rounded).images[0], doubled(rounded))
+    np.testing.assert_array_equal(
+        made(fake(ImageInput(**tiles)), picture).images[0], doubled(rounded)
+    )
+
+
+def test_alpha_of_16_bits_stays_too() -> None:
+    picture = np.random.default_rng(0).integers(0, 65_536, (50, 41, 4), dtype=np.uint16)
+    deep = fake(ImageInput(bit_depth=16, max_side_px=512), bit_depth=16)
+    (found,) = made(deep, picture).images
+    alpha = Image.fromarray(picture[..., 3].astype(np.float32))
+    wanted = np.asarray(alpha.resize((82, 100), Image.Resampling.BICUBIC)).round().clip(0, 65_535)
+    np.testing.assert_array_equal(found[..., 3], wanted)
 
 
 def test_who_says_how_long_it_waits_is_told_in_time(softens: OrtEngine) -> None:
