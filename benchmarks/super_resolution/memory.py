@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def main() -> None:
         for engine in options.engine or ("ort", "triton"):
             for place, face in enumerate(("http", "grpc")):
                 with serving(root / "repository", engine, grpc=bool(place)) as url:
-                    server = _server()
+                    server = _server().pid
                     idle = _client_peak(url, pixel, root / "out.png"), _peak(server)
                     busy = _client_peak(url, photograph, root / "out.png"), _peak(server)
                 client_mb, gateway_mb = ((b - i) / MIB for b, i in zip(busy, idle, strict=True))
@@ -87,22 +87,24 @@ def _server() -> psutil.Process:
     return next(one for one in children if "serve" in one.cmdline())
 
 
-def _peak(process: psutil.Process) -> int:
-    """Highest resident memory so far, in bytes."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+def _peak(pid: int) -> int:
+    """Highest resident memory of a process so far, in bytes; 0 once it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peaks[0]) * 1024 if peaks else 0
 
 
 def _client_peak(url: str, picture: Path, out: Path) -> int:
     """Highest resident memory of the command, in bytes."""
     command = [sys.executable, "-m", "gan_core.cli", "upscale", str(picture), str(out)]
     process = subprocess.Popen([*command, "--url", url], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:  # what wait4 tells is this process's own, where that had more
+        peak = max(peak, _peak(process.pid))
+        time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{picture.name} wasn't enlarged")
-    return usage.ru_maxrss * 1024
+    return peak
 
 
 if __name__ == "__main__":
