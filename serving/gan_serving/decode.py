@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     File = bytes | mmap
     """A picture's file."""
 
-__all__ = ["Picture", "check_pixels", "decode", "decoded", "of_pixels"]
+__all__ = ["Picture", "check_pixels", "decode", "decoded", "luma", "of_pixels"]
 
 MAGIC = {
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -82,6 +82,8 @@ class Picture:
     apart. Neither end may go back."""
     alpha: bool = False
     """Whether there is one that hides something, and that the model doesn't take."""
+    grey: bool = False
+    """Whether the model's colours are to become grey again."""
     profile: bytes = b""
     """ICC profile of the pixels; empty where there is none that fits them."""
 
@@ -128,8 +130,14 @@ def of_pixels(pixels: NDArray[Any], channels: int, profile: bytes = b"") -> Pict
     depth = bit_depth_of(pixels)
     apart = given in (2, 4) and channels < 4 and bool((pixels[..., -1] < 2**depth - 1).any())
     fitted = _fitted(pixels, channels, apart=apart)
-    kept = _profile(profile, given, channels)
-    return Picture(height, width, depth, lambda top, bottom: fitted[top:bottom], apart, kept)
+    return Picture(
+        height,
+        width,
+        depth,
+        lambda top, bottom: fitted[top:bottom],
+        alpha=apart,
+        **_colours(given, channels, profile),
+    )
 
 
 @contextmanager
@@ -203,8 +211,14 @@ def _read(data: File, kind: str, image: VipsImage, channels: int) -> Picture:
         image = opened(data, kind).upright()
     apart = veiled and channels < 4
     rows = _Window(image, kind, lambda part: _fitted(part, channels, apart=apart))
-    profile = _profile(image.profile, image.bands, channels)
-    return Picture(image.height, image.width, DEPTHS[image.format], rows, apart, profile)
+    return Picture(
+        image.height,
+        image.width,
+        DEPTHS[image.format],
+        rows,
+        alpha=apart,
+        **_colours(image.bands, channels, image.profile),
+    )
 
 
 def _whole_and_veiled(image: VipsImage) -> bool:
@@ -244,7 +258,7 @@ def _fitted(pixels: NDArray[Any], channels: int, *, apart: bool) -> NDArray[Any]
         return pixels
     colours, alpha = (pixels[..., :-1], pixels[..., -1:]) if given in (2, 4) else (pixels, None)
     if channels == 1 and colours.shape[2] == 3:
-        colours = _luma(colours)
+        colours = luma(colours)
     elif channels > 1 and colours.shape[2] == 1:
         colours = colours.repeat(3, axis=2)
     if channels == 4 and alpha is None:
@@ -254,15 +268,16 @@ def _fitted(pixels: NDArray[Any], channels: int, *, apart: bool) -> NDArray[Any]
     return np.concatenate([colours, alpha], axis=2)
 
 
-def _luma(colours: NDArray[Any]) -> NDArray[Any]:
-    grey: NDArray[Any] = (
-        (colours.astype(np.uint64) * LUMA).sum(axis=2, keepdims=True) + 0x8000
-    ) >> 16
-    return grey.astype(DTYPES[bit_depth_of(colours)])
+def luma(colours: NDArray[Any]) -> NDArray[Any]:
+    """[h, W, 3] as grey, [h, W, 1]."""
+    weighted = colours.astype(np.uint32) @ LUMA  # at most 2**32 - 2**16
+    grey: NDArray[Any] = (weighted + 0x8000) >> 16
+    return grey[..., None].astype(colours.dtype)
 
 
-def _profile(profile: bytes, bands: int, channels: int) -> bytes:
-    """An ICC profile, unless it is of other colours than those that are taken."""
-    space = SPACES[1 if bands < 3 else 3]
-    kept = (space == b"GRAY") == (channels == 1) and profile[16:20] == space
-    return profile if kept and len(profile) <= MAX_PROFILE_BYTES else b""
+def _colours(given: int, channels: int, profile: bytes) -> dict[str, Any]:
+    """What comes out: grey of grey, and its ICC profile, unless that is of other colours."""
+    grey, space = given < 3, SPACES[1 if given < 3 else 3]
+    kept = grey == (channels == 1 or (grey and channels == 3)) and profile[16:20] == space
+    kept = kept and len(profile) <= MAX_PROFILE_BYTES
+    return {"grey": grey and channels == 3, "profile": profile if kept else b""}

@@ -18,7 +18,7 @@ from gan_core.errors import InternalError, InvalidRequest, NotSupported
 from gan_core.latents import random_seed
 from gan_core.levels import bit_depth_of, of_depth
 
-from .decode import check_pixels, decoded, of_pixels
+from .decode import check_pixels, decoded, luma, of_pixels
 from .in_order import in_order
 from .service import ANYBODY, Generation, card_of, late_answer
 from .tiles import Tiling
@@ -236,7 +236,7 @@ class _Job:
                     done += len(answer.image)
             version = answer.version
         top, bottom = band.top - band.above, band.bottom - band.above
-        return answer.version, await self._with_alpha(image, rows, top, bottom)
+        return answer.version, await asyncio.to_thread(self._finished, image, rows, top, bottom)
 
     def _tiles(self, band: Band, rows: NDArray[Any], first: int) -> NDArray[Any]:
         last = first + self.tiles_at_once
@@ -250,15 +250,15 @@ class _Job:
         async with aclosing(self._infer(padded[None], version)) as answers:
             answer = await anext(answers)
         image = of_depth(_cropped(answer.image, pixels, padded, self.card)[0], self.bit_depth)
-        return answer.version, await self._with_alpha(image, rows, 0, len(rows))
+        return answer.version, await asyncio.to_thread(self._finished, image, rows, 0, len(rows))
 
-    async def _with_alpha(
+    def _finished(
         self, image: NDArray[Any], rows: NDArray[Any], top: int, bottom: int
     ) -> NDArray[Any]:
-        """What became of the rows from ``top`` to ``bottom``, with their alpha if it is apart."""
-        if not self.picture.alpha:
-            return image
-        return await asyncio.to_thread(_veiled, image, rows[..., -1], top, bottom)
+        """What became of the rows from ``top`` to ``bottom``: grey of grey, and their alpha."""
+        if self.picture.grey:
+            image = luma(image)
+        return _veiled(image, rows[..., -1], top, bottom) if self.picture.alpha else image
 
     def _infer(self, images: NDArray[Any], version: int | None) -> AsyncGenerator[Inference, None]:
         left_s = self.service.timeout_s

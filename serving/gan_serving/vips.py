@@ -153,12 +153,12 @@ def opened(data: bytes | mmap, kind: str, *, in_order: bool = True) -> VipsImage
 
 
 def png(pixels: NDArray[Any]) -> bytes:
-    """uint8 or uint16 [H, W, 1, 3 or 4] as a PNG; quick rather than small."""
+    """uint8 or uint16 [H, W, 1 to 4] as a PNG; quick rather than small."""
     return bytes(_image_of(pixels).pngsave_buffer(compression=1))
 
 
 def save(pixels: NDArray[Any], target: Path, profile: bytes = b"") -> None:
-    """Write uint8 or uint16 [H, W, 1, 3 or 4] as what the end of ``target``'s name says.
+    """Write uint8 or uint16 [H, W, 1 to 4] as what the end of ``target``'s name says.
 
     Raises:
         OSError: it can't be written.
@@ -184,7 +184,7 @@ def convert(source: Path, target: Path) -> None:
 def _image_of(pixels: NDArray[Any]) -> Any:
     grey, colours = SPACES[pixels.dtype]
     image = _pyvips().Image.new_from_array(np.ascontiguousarray(pixels))
-    return image.copy(interpretation=grey if pixels.shape[2] == 1 else colours)
+    return image.copy(interpretation=grey if pixels.shape[2] < 3 else colours)
 
 
 @contextmanager

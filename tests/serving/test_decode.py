@@ -187,12 +187,21 @@ LONG = (MAX_PROFILE_BYTES + 4).to_bytes(4) + SRGB[4:].ljust(MAX_PROFILE_BYTES, b
     [
         ("RGB", SRGB, 3, True),
         ("L", GREY, 1, True),
-        ("L", GREY, 3, False),
+        ("L", GREY, 3, True),
+        ("L", GREY, 4, False),
         ("RGB", SRGB, 1, False),
         ("RGB", GREY, 3, False),
         ("RGB", LONG, 3, False),
     ],
-    ids=["colours", "grey", "grey made RGB", "RGB made grey", "another space", "too large"],
+    ids=[
+        "colours",
+        "grey",
+        "grey through RGB",
+        "grey made RGBA",
+        "RGB made grey",
+        "another space",
+        "too large",
+    ],
 )
 def test_a_profile_is_kept_where_it_is_of_the_pixels(
     kind: str, mode: str, profile: bytes, channels: int, kept: bool

@@ -88,6 +88,23 @@ def test_alpha_and_profile_come_along(ways: dict[str, str], way: str, tmp_path: 
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_grey_stays_grey(ways: dict[str, str], way: str, tmp_path: Path) -> None:
+    grey = pictures(1)[0][..., 0]
+    expected = softened(grey[..., None].repeat(3, axis=2))[..., 0]
+    veiled = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)])
+    veiled.save(tmp_path / "in.png")
+    with Client(ways[way]) as client:
+        np.testing.assert_array_equal(client.images.upscale(grey, model=MODEL), expected)
+        image = client.images.upscale(Image.fromarray(grey), model=MODEL)
+        out = client.images.upscale(tmp_path / "in.png", model=MODEL, out=tmp_path / "out.png")
+    assert image.mode == "L"
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    with Image.open(out) as found:
+        assert found.mode == "LA"
+        np.testing.assert_array_equal(np.asarray(found)[..., 0], expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["out.png", "out.tif"])
 def test_16_bits_stay_16_in_files(
     ways: dict[str, str], way: str, tmp_path: Path, name: str
