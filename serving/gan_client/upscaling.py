@@ -54,9 +54,9 @@ FRAMES_AT_ONCE = 4
 """Of one stream: as many as a gateway works on."""
 WRITTEN = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 """How the name of a file that is written may end. PNG and TIFF may have 16 bits."""
-PNG_COLOURS = 25
+PNG_COLOURS = slice(25, 26)
 """Place of a PNG's byte that tells its colours,"""
-PNG_VEILED = (4, 6)
+PNG_VEILED = (b"\x04", b"\x06")
 """and what it says of those with alpha."""
 
 
