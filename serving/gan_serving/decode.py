@@ -188,9 +188,10 @@ def _check_pictures(image: VipsImage, kind: str, parts: Counter[bytes]) -> None:
     if parts[ANIMATED] or image.pages > 1:
         what = "a TIFF of several pictures" if kind == "TIFF" else f"an animated {kind}"
         raise UnsupportedMedia(f"image: {what}; send them one by one", param="image")
-    if image.format not in DEPTHS or image.bands > 5:
+    if image.format not in DEPTHS or image.bands > (5 if image.inks else 4):
         raise UnsupportedMedia(
-            f"image: {image.bands} channels of {image.format}; up to 4 of 8 or 16 bits are read",
+            f"image: it has {image.bands} channels of type {image.format}; up to 4 of 8 or 16 bits "
+            "are read",
             param="image",
         )
 

@@ -93,6 +93,11 @@ class VipsImage:
         return str(self.image.format)
 
     @property
+    def inks(self) -> bool:
+        """Whether it is CMYK, perhaps with alpha."""
+        return bool(self.image.interpretation == "cmyk")
+
+    @property
     def pages(self) -> int:
         """Pictures in the file."""
         return int(self._field("n-pages") or 1)

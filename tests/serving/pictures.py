@@ -93,20 +93,20 @@ def flooded_jpeg(parts: int) -> bytes:
 
 
 def tiff_16(pixels: NDArray[np.uint16]) -> bytes:
-    """A TIFF of 16 bits per channel, uint16 [H, W, 3]."""
-    height, width, _ = pixels.shape
+    """A TIFF of 16 bits per channel, uint16 [H, W, 3 or more]."""
+    height, width, channels = pixels.shape
     entries = [
         (256, 4, 1, width),
         (257, 4, 1, height),
-        (258, 3, 3, 8),  # bits: after the header
+        (258, 3, channels, 8),  # bits: after the header
         (259, 3, 1, 1),  # not compressed
         (262, 3, 1, 2),  # RGB
-        (273, 4, 1, 14),  # pixels: after the bits
-        (277, 3, 1, 3),
+        (273, 4, 1, 8 + 2 * channels),  # pixels: after the bits
+        (277, 3, 1, channels),
         (278, 4, 1, height),
         (279, 4, 1, pixels.nbytes),
     ]
     directory = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
-    data = struct.pack("<3H", 16, 16, 16) + pixels.astype("<u2").tobytes()
+    data = struct.pack("<H", 16) * channels + pixels.astype("<u2").tobytes()
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory

@@ -226,6 +226,7 @@ UNSUPPORTED: dict[str, bytes] = {
     "gif": GIF,
     "bmp": BMP,
     "tiff of several": animation("TIFF"),
+    "tiff of five channels": tiff_16(np.zeros((5, 7, 5), np.uint16)),
     "tiff of floats": saved(Image.fromarray(np.zeros((5, 7), np.float32)), "TIFF"),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
