@@ -106,7 +106,7 @@ def tiff_16(pixels: NDArray[np.uint16]) -> bytes:
         (278, 4, 1, height),
         (279, 4, 1, pixels.nbytes),
     ]
-    directory = struct.pack("<H", len(entries))
+    directory: bytes = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
-    data = struct.pack("<H", 16) * channels + pixels.astype("<u2").tobytes()
+    data: bytes = struct.pack("<H", 16) * channels + pixels.astype("<u2").tobytes()
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
