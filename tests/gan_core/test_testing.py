@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gan_core.variant import Variant
 
 TRAINS = "both networks change in two steps, all finite"
-IMAGES = "images are uint8 NHWC of the configured size"
+IMAGES = "images are NHWC of the configured size and depth"
 STATE = "state survives a checkpoint"
 RESUME = "resumed after any step, it goes on bit for bit the same"
 SEED = "the same seed gives the same image in any batch"
