@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,7 +20,7 @@ from gan_serving.grpc_api.frames import pieces
 from gan_serving.grpc_api.image_service_pb2 import ListModelsRequest, OutputFormat
 from gan_serving.grpc_api.image_service_pb2_grpc import ImageServiceStub
 from gan_serving.grpc_api.messages import message_of, model_message, upscale_message
-from gan_serving.grpc_api.statuses import error_of
+from gan_serving.grpc_api.statuses import as_ended, error_of
 
 from .augmentation import in_parts
 from .frames import through
@@ -29,9 +29,8 @@ from .images import GeneratedImage, ImageBatch
 from .upscaling import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
-    from gan_serving.grpc_api.image_service_pb2 import ImageChunk
     from gan_serving.schema import AugmentRequest, GenerationRequest, UpscaleRequest
 
     from .augmentation import Sample
@@ -98,14 +97,14 @@ class GrpcTransport:
         received, complete = 0, False
         try:
             with _of_one_frame():
-                while not complete:
-                    async with self._told_apart():
+                async with self._told_apart(call):
+                    while not complete:
                         chunk = await within(timeout_s, call.read())
                         if chunk is grpc.aio.EOF or chunk.offset != received:
                             raise ValueError(f"the PNG breaks off after {received:,} bytes")
-                    received += len(chunk.data)
-                    complete = chunk.last
-                    yield chunk.data
+                        received += len(chunk.data)
+                        complete = chunk.last
+                        yield chunk.data
         finally:
             call.cancel()
 
@@ -115,14 +114,14 @@ class GrpcTransport:
         """What a model makes of pictures, in one call, and each one's latency in seconds."""
         call = self._stub.Upscale(metadata=self._metadata)
         answers = through(call, upscale_message(request), pictures, timeout_s)
-        async with self._told_apart(), aclosing(answers):
+        async with self._told_apart(call), aclosing(answers):
             async for answer in answers:
                 yield answer
 
-    async def _images(self, chunks: AsyncIterable[ImageChunk], model: str) -> ImageBatch:
+    async def _images(self, call: Any, model: str) -> ImageBatch:
         assembly = Assembly()
-        async with self._told_apart():
-            async for chunk in chunks:
+        async with self._told_apart(call):
+            async for chunk in call:
                 assembly.add(chunk)
             assembly.finish()
         images = tuple(GeneratedImage(*one) for one in assembly.images)
@@ -197,10 +196,11 @@ class GrpcTransport:
         return ConnectionFailed(hinted(scheme, error.message), request_id=error.request_id)
 
     @asynccontextmanager
-    async def _told_apart(self) -> AsyncIterator[None]:
+    async def _told_apart(self, call: Any = None) -> AsyncIterator[None]:
         """Raises what a failed call stands for."""
         try:
-            yield
+            with nullcontext() if call is None else as_ended(call):
+                yield
         except grpc.aio.AioRpcError as error:
             raise self._explained(error_of(error, self._address)) from error
         except asyncio.CancelledError as error:

@@ -22,6 +22,13 @@ from tests.serving.processes import Load, Serving, ganforge, shared_memory, uncl
 CALLERS = 8
 
 
+def connections_to(url: str) -> int:
+    """Of this process."""
+    port = httpx.URL(url).port
+    every = psutil.Process().net_connections("tcp4")
+    return sum(one.raddr.port == port and one.status == "ESTABLISHED" for one in every if one.raddr)
+
+
 @pytest.mark.parametrize("engine", ["triton", "ort"])
 def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(
     own: Path, engine: str, request: pytest.FixtureRequest
@@ -34,15 +41,17 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(
         httpx.post(f"{serving.url}/v1/images/generations", json={**body, "label": 0}, timeout=60)
         family = psutil.Process(serving.process.pid).children(recursive=True)
         answers: list[int] = []
+        client = httpx.Client(timeout=60)
 
         def ask() -> None:
             url = f"{serving.url}/v1/images/generations"
-            answers.append(httpx.post(url, json=body, timeout=60).status_code)
+            answers.append(client.post(url, json=body).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
             thread.start()
-        time.sleep(0.2)
+        assert wait_until(lambda: connections_to(serving.url) == 6)
+        time.sleep(0.1)  # what they ask follows at once
         assert answers == []
         assert serving.stop() == 0, serving.errors()
         for thread in threads:

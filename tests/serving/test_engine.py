@@ -300,7 +300,7 @@ def test_shades_tell_the_versions_apart() -> None:
 def test_pictures_of_different_sizes_at_once_come_back_each_its_own(using: Using) -> None:
     rng = np.random.default_rng(0)
     sizes = [(4, 8), (8, 4), (4, 8), (32, 4), (4, 8)]
-    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    pictures = [rng.integers(0, 1 << 16, (*size, 3), dtype=np.uint16) for size in sizes]
 
     async def work(engine: Engine) -> list[Any]:
         inputs = ({"source": one[None]} for one in pictures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,9 +38,9 @@ from gan_serving.grpc_api.chunks import CHUNK_BYTES, Assembly, split
 from gan_serving.grpc_api.image_service_pb2 import ImageChunk
 from gan_serving.grpc_api.messages import message_of, request_of
 from gan_serving.grpc_api.statuses import error_of
-from gan_serving.keys import Caller
+from gan_serving.keys import Caller, Keyring, add_key
 from gan_serving.ort_engine import OrtEngine
-from gan_serving.schema import parsed
+from gan_serving.schema import UpscaleRequest, parsed
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.graphs import card_of, watermark
 from tests.serving.grpc_server import running
@@ -144,6 +144,34 @@ def test_each_error_crosses_the_wire_as_itself(kind: type[ServiceError]) -> None
     if kind is not InternalError:  # whose details stay with the server
         told = (error.message, error.param, error.retry_after_s)
         assert told == ("why \N{SNOWMAN}", "seed", 2.5)
+
+
+@pytest.mark.parametrize("way", ["upscale", "upscale_png", "frames"])
+def test_a_file_that_is_refused_while_it_is_sent_ends_with_what_the_server_said(
+    tmp_path: Path, way: str
+) -> None:
+    add_key(tmp_path / "keys.yaml", Caller(name="mobile"))
+    picture = np.random.default_rng(0).bytes(8 << 20)
+
+    async def pictures() -> AsyncIterator[bytes]:
+        yield picture
+
+    async def ask(transport: GrpcTransport) -> None:
+        request = UpscaleRequest(model="doubling")
+        if way == "upscale":
+            await transport.upscale(request, picture, 20)
+        elif way == "upscale_png":
+            await anext(transport.upscale_png(request, picture, 20))
+        else:
+            await anext(transport.frames(request, pictures(), 20))
+
+    async def five_times(transport: GrpcTransport) -> None:
+        for _ in range(5):  # grpc.aio gets it wrong most times, but not always
+            with pytest.raises(Unauthenticated):
+                await ask(transport)
+
+    gatekeeper = Gatekeeper(Keyring(tmp_path / "keys.yaml"))
+    over_grpc(FakeEngine(), five_times, gatekeeper=gatekeeper)
 
 
 def test_what_is_not_known_of_an_error_is_none() -> None:

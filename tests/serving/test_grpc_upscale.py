@@ -22,6 +22,7 @@ from gan_serving.grpc_api import upscale as module
 from gan_serving.grpc_api.chunks import Assembly
 from gan_serving.grpc_api.frames import PIECE_BYTES, frames_of, pieces
 from gan_serving.grpc_api.image_service_pb2 import OutputFormat, UpscaleChunk
+from gan_serving.grpc_api.statuses import as_ended
 from gan_serving.grpc_api.upscale import AT_ONCE
 from gan_serving.grpc_gateway import MAX_MESSAGE_BYTES, SERVICE
 from gan_serving.in_order import in_order
@@ -74,8 +75,10 @@ def refused(sent: list[UpscaleChunk], **options: Any) -> tuple[grpc.aio.AioRpcEr
     metadata = options.pop("metadata", None)
 
     async def ask(stub: Any) -> None:
-        async for chunk in stub.Upscale(sent, metadata=metadata):
-            answered.extend([chunk.index] * chunk.last)
+        call = stub.Upscale(sent, metadata=metadata)
+        with as_ended(call):
+            async for chunk in call:
+                answered.extend([chunk.index] * chunk.last)
 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         asked(fake(), ask, **options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -28,9 +29,11 @@ from gan_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable, Iterator
 
-__all__ = ["DOMAIN", "REQUEST_ID", "details_of", "error_of", "text_of"]
+__all__ = ["DOMAIN", "REQUEST_ID", "as_ended", "details_of", "error_of", "text_of"]
+
+T = TypeVar("T")
 
 DOMAIN = "ganforge"
 REQUEST_ID = "x-request-id"
@@ -78,6 +81,41 @@ def details_of(error: ServiceError, request_id: str) -> list[tuple[str, str | by
         delay.FromNanoseconds(math.ceil(error.retry_after_s * 1e9))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     return [(REQUEST_ID, request_id), (DETAILS, status.SerializeToString())]
+
+
+@contextmanager
+def as_ended(call: Any) -> Iterator[None]:
+    """Raises the status that a call ended with first.
+
+    A write that fails because the server has ended the call puts "Internal error from Core" in
+    the place of what the server said (https://github.com/grpc/grpc/issues/36066): most files that
+    are refused while they are being sent would meet it.
+    """
+    ends: list[grpc.aio.AioRpcError] = []
+    call.add_done_callback(lambda call: ends.append(_at_once(_ended(call))))
+    try:
+        yield
+    except grpc.aio.AioRpcError:
+        raise ends[0] from None
+
+
+async def _ended(call: Any) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        details=await call.details(),
+    )
+
+
+def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What it returns; it has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        value: T = returned.value
+        return value
+    raise AssertionError("the call has not ended")
 
 
 def error_of(failed: grpc.aio.AioRpcError, address: str) -> ServiceError:
