@@ -222,7 +222,7 @@ MUTATIONS: list[tuple[str, Callable[[Variant], Variant], str]] = [
     (TRAINS, trained_by(NaNStatistic), "statistic loss/x is nan"),
     (TRAINS, trained_by(InfiniteInTheEnd), "is not finite after two steps"),
     (IMAGES, wrong_scale, "image is (3, 8, 8, 3), not (3, 16, 16, 3)"),
-    (IMAGES, floating, "image is torch.float32, not uint8"),
+    (IMAGES, floating, "image is torch.float32, not torch.uint8"),
     (STATE, trained_by(ForgetsOnLoad), "tensors differ"),
     (STATE, trained_by(Pickled), "state holds a object at '/more'"),
     (RESUME, trained_by(SavesNoOptimiser), "tensors differ"),
