@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gan_core.errors import InvalidRequest
 
@@ -27,6 +27,8 @@ __all__ = ["AnyPicture", "File", "Picture", "as_file", "opened"]
 READ_BYTES = 1 << 25
 """A larger file isn't read into memory."""
 DTYPES = (np.uint8, np.uint16)
+FOREIGN = ("CMYK", "LAB", "HSV", "YCbCr")
+"""Modes that become RGB, which their profile isn't of."""
 
 
 def opened(image: AnyPicture) -> Picture:
@@ -42,7 +44,7 @@ def opened(image: AnyPicture) -> Picture:
         case bytes():
             return image
         case Image.Image():
-            return _pixels_of(image)
+            return _of_pillow(image)
         case np.ndarray():
             return _checked(image)
     raise InvalidRequest(
@@ -64,6 +66,18 @@ def _file(path: Path) -> File:
         if path.stat().st_size <= READ_BYTES:
             return file.read()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _of_pillow(image: Image.Image) -> Picture:
+    """Its pixels, upright; a file where they have a profile."""
+    upright = ImageOps.exif_transpose(image)
+    pixels = _pixels_of(upright)
+    profile = upright.info.get("icc_profile")
+    if profile is None or upright.mode in FOREIGN:
+        return pixels
+    from gan_serving.vips import png
+
+    return png(pixels, profile)
 
 
 def _pixels_of(image: Image.Image) -> NDArray[Any]:

@@ -157,9 +157,9 @@ def opened(data: bytes | mmap, kind: str, *, in_order: bool = True) -> VipsImage
     return VipsImage(load(source, access=access, **(LENIENT if kind == "JPEG" else STRICT)), source)
 
 
-def png(pixels: NDArray[Any]) -> bytes:
+def png(pixels: NDArray[Any], profile: bytes = b"") -> bytes:
     """uint8 or uint16 [H, W, 1 to 4] as a PNG; quick rather than small."""
-    return bytes(_image_of(pixels).pngsave_buffer(compression=1))
+    return bytes(_image_of(pixels, profile).pngsave_buffer(compression=1))
 
 
 def save(pixels: NDArray[Any], target: Path, profile: bytes = b"") -> None:
@@ -169,9 +169,7 @@ def save(pixels: NDArray[Any], target: Path, profile: bytes = b"") -> None:
         OSError: it can't be written.
     """
     with _writing(target):
-        image = _image_of(pixels)
-        if profile:
-            image.set_type(_pyvips().GValue.blob_type, PROFILE, profile)
+        image = _image_of(pixels, profile)
         image.write_to_file(str(target), **SAVED.get(target.suffix.lower(), {}))
 
 
@@ -186,10 +184,13 @@ def convert(source: Path, target: Path) -> None:
         image.write_to_file(str(target), **SAVED.get(target.suffix.lower(), {}))
 
 
-def _image_of(pixels: NDArray[Any]) -> Any:
+def _image_of(pixels: NDArray[Any], profile: bytes) -> Any:
     grey, colours = SPACES[pixels.dtype]
     image = _pyvips().Image.new_from_array(np.ascontiguousarray(pixels))
-    return image.copy(interpretation=grey if pixels.shape[2] < 3 else colours)
+    image = image.copy(interpretation=grey if pixels.shape[2] < 3 else colours)
+    if profile:
+        image.set_type(_pyvips().GValue.blob_type, PROFILE, profile)
+    return image
 
 
 @contextmanager

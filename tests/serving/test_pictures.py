@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.ExifTags import Base
 
 from gan_client import AsyncClient, Client
 from gan_client.pictures import READ_BYTES, as_file, opened
@@ -86,6 +87,21 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(READ_BYTES + 1)
     assert isinstance(opened(path), mmap.mmap)
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("RGB", True), ("CMYK", False)])
+def test_a_pillow_image_comes_back_upright_with_a_profile_that_fits(
+    repository: Path, mode: str, *, kept: bool
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = PICTURE.convert(mode)
+    image.info["icc_profile"] = profile
+    image.getexif()[Base.Orientation] = 6  # to be turned clockwise
+    with Client(f"local:{repository}") as client:
+        made = client.images.upscale(image, model="doubling")
+    upright = np.rot90(np.asarray(PICTURE.convert(mode).convert("RGB")), -1)
+    np.testing.assert_array_equal(made, doubled(upright))
+    assert made.info.get("icc_profile") == (profile if kept else None)
 
 
 def test_an_array_of_two_axes_is_grey() -> None:
