@@ -171,7 +171,7 @@ class AsyncImages:
                 [H, W] or [H, W, C]. Bytes become those of a PNG; a path needs ``out``.
             model: name of a published model that takes a picture.
             out: a .png, .tif, .jpg or .webp, which is written over once all is there; its path is
-                returned. No more of it than a few rows is in memory.
+                returned. Unless it is a .webp, no more of it than a few rows is in memory.
             version: one of those that serve; the newest by default.
             timeout_s: for this call with its retries; of bytes and files until the first bytes,
                 and longest without any.

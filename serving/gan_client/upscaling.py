@@ -22,7 +22,7 @@ import numpy as np
 from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
-from gan_serving.vips import convert
+from gan_serving.vips import LARGEST_SIDES_PX, convert
 
 from .pictures import opened
 
@@ -54,8 +54,10 @@ FRAMES_AT_ONCE = 4
 """Of one stream: as many as a gateway works on."""
 WRITTEN = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp")
 """How the name of a file that is written may end. PNG and TIFF may have 16 bits."""
+PNG_SIDES = slice(16, 20), slice(20, 24)
+"""Places of a PNG's width and height,"""
 PNG_COLOURS = slice(25, 26)
-"""Place of a PNG's byte that tells its colours,"""
+"""of the byte that tells its colours,"""
 PNG_VEILED = (b"\x04", b"\x06")
 """and what it says of those with alpha."""
 
@@ -111,14 +113,22 @@ async def write(
     picture = await asyncio.to_thread(opened, image)
     first, others = await _begun(client, request, picture, timeout_s)
     async with aclosing(others):
-        if suffix in (".jpg", ".jpeg") and first[PNG_COLOURS] in PNG_VEILED:
+        kind = suffix[1:].replace("jpg", "jpeg")
+        side = max(int.from_bytes(first[place]) for place in PNG_SIDES)
+        if side > LARGEST_SIDES_PX.get(kind, side):
+            raise InvalidRequest(
+                f"out: a side of {side} px doesn't fit into {suffix}, of which "
+                f"{LARGEST_SIDES_PX[kind]} is the longest; take .png or .tif",
+                param="out",
+            )
+        if kind == "jpeg" and first[PNG_COLOURS] in PNG_VEILED:
             raise InvalidRequest(
                 f"out: the picture is transparent, which {suffix} can't be; take .png, .tif or "
                 ".webp",
                 param="out",
             )
         with complete(out) as part:
-            png = part.with_suffix(".png")
+            png = part if suffix == ".png" else part.with_name(f"{part.name}.png")
             try:
                 with await asyncio.to_thread(png.open, "wb") as file:
                     await asyncio.to_thread(file.write, first)
@@ -151,11 +161,10 @@ async def _begun(
     client: AsyncClient, request: UpscaleRequest, picture: Picture, timeout_s: float | None
 ) -> tuple[bytes, AsyncGenerator[bytes, None]]:
     """The first piece of a PNG, and the others; tried again like any call before the first."""
+    limit_s = client.timeout_s if timeout_s is None else timeout_s
 
-    async def begun(
-        transport: Transport, left_s: float
-    ) -> tuple[bytes, AsyncGenerator[bytes, None]]:
-        pieces = transport.upscale_png(request, picture, left_s)
+    async def begun(transport: Transport, _: float) -> tuple[bytes, AsyncGenerator[bytes, None]]:
+        pieces = transport.upscale_png(request, picture, limit_s)  # between later pieces, too
         return await anext(pieces), pieces
 
     return await client.call(begun, timeout_s)

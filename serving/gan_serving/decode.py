@@ -1,9 +1,10 @@
 """Untrusted pictures to pixels: PNG, JPEG, WebP and TIFF alone, and by their headers first.
 
 What a picture costs is known before its pixels are touched: a format is recognised by its first
-bytes, and no other decoder ever sees them; size and frames are the header's. What breaks later
+bytes, and no other reader ever sees them; size and frames are the header's. What breaks later
 breaks as an error of the tree. A large picture is read once to know that it is whole, and then
-row by row as it is needed, so that memory doesn't grow with it.
+row by row as it is needed, so that memory doesn't grow with it; of a file that can't be read so
+(interlaced, turned, of tall tiles), the size is limited instead.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from gan_core.errors import InvalidRequest, PixelsExceeded, UnsupportedMedia
 from gan_core.levels import DTYPES, BitDepth, bit_depth_of
 
+from . import tiff
 from .vips import VipsImage, opened, said
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ MAX_SCANS = 100
 JPEG_PART = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])(..)?", re.DOTALL)
 """A marker but those that stand alone, and the length of what follows it."""
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
+SEARCHED_BYTES = 1 << 18
+"""By one search: other threads wait for its end."""
 ANIMATED = b"acTL"
 
 HELD_PIXELS = 1 << 22
@@ -108,6 +112,10 @@ def decode(data: File, channels: int, max_pixels: int) -> Picture:
         image = opened(data, kind)
         check_pixels(image.width, image.height, max_pixels)
         _check_pictures(image, kind, parts)
+        if kind == "TIFF" and not tiff.has_plain_colours(data):
+            raise UnsupportedMedia(
+                "image: a TIFF in YCbCr; save it in RGB, or with JPEG compression", param="image"
+            )
         return _read(data, kind, image, channels)
 
 
@@ -179,9 +187,16 @@ def _png_parts(data: File) -> Iterator[bytes]:
 
 def _jpeg_parts(data: File) -> Iterator[bytes]:
     at = 2
-    while (found := JPEG_PART.search(data, at)) and found[1] != END_OF_IMAGE:
-        yield found[1]
-        at = found.start() + 2 + int.from_bytes(found[2] or b"")
+    while at < len(data):
+        end = at + SEARCHED_BYTES
+        found = JPEG_PART.search(data, at, end + 3)  # one that begins before the end is whole
+        if found is None or found.start() >= end:
+            at = end
+        elif found[1] == END_OF_IMAGE:
+            return
+        else:
+            yield found[1]
+            at = found.start() + 2 + int.from_bytes(found[2] or b"")
 
 
 def _check_pictures(image: VipsImage, kind: str, parts: Counter[bytes]) -> None:
@@ -199,7 +214,7 @@ def _check_pictures(image: VipsImage, kind: str, parts: Counter[bytes]) -> None:
 def _read(data: File, kind: str, image: VipsImage, channels: int) -> Picture:
     """The picture of a file whose header is as it should be."""
     pixels = image.width * image.height
-    in_order = image.reads_downwards
+    in_order = image.reads_downwards and (kind != "TIFF" or tiff.reads_downwards(data))
     if pixels <= HELD_PIXELS:
         upright = (image if in_order else opened(data, kind, in_order=False)).upright()
         return of_pixels(upright.whole(), channels, upright.profile)

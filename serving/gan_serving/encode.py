@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .schema import Format
     from .upscaling import Enlarged
 
-__all__ = ["Encoded", "PngWriter", "encode", "files", "png", "png_pieces"]
+__all__ = ["PIECE_BYTES", "Encoded", "PngWriter", "encode", "files", "png", "png_pieces"]
 
 Encoded = Callable[[str, int, float], None]
 """Told of files that were made: format, how many, seconds."""
@@ -37,7 +37,7 @@ Encoded = Callable[[str, int, float], None]
 INLINE_BYTES = 1 << 16
 """So few pixels are a PNG in a tenth of a millisecond, sooner than a thread takes over."""
 PIECE_BYTES = 1 << 24
-"""Of pixels that are made into a piece of a PNG."""
+"""Of pixels that are made into a piece of a file or stream."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's colour type by channels: grey, grey with alpha, RGB, RGBA."""

@@ -21,7 +21,7 @@ class Inference:
     """An engine's answer."""
 
     image: NDArray[Any]
-    """uint8 [N, H, W, C]."""
+    """uint8 [N, H, W, C], or uint16 where the model has 16 bits."""
     version: int
     """The model's version that made it."""
 

@@ -72,8 +72,8 @@ def add_upscaling(
         """
         caller = await caller_of(request)
         timeout_s = timeout_of(request.headers)
-        with room.share() as share:
-            share.take(_size(request, max_image_bytes))
+        async with AsyncExitStack() as stack:
+            stack.enter_context(room.share()).take(_size(request, max_image_bytes))
             async with arriving(min(timeout_s or service.timeout_s, service.timeout_s)):
                 body, picture = await _read(request)
             request.scope["ganforge.model"] = body.model
@@ -82,15 +82,14 @@ def add_upscaling(
             streams = as_file and body.output_format == "png"
 
             async def work() -> Response:
-                async with AsyncExitStack() as stack:
-                    await stack.enter_async_context(gatekeeper.admitted(caller, 1))
-                    most = MAX_STREAMED_PIXELS if streams else MAX_OUTPUT_PIXELS
-                    made = await enlarge(
-                        service, body, picture, timeout_s, caller.name, max_pixels=most
-                    )
-                    if streams and made.width * made.height > WHOLE_PIXELS:
-                        return await _streamed(made, stack.pop_all(), encoded)
-                    return await sent(await made.whole(), body, encoded, as_file=as_file)
+                await stack.enter_async_context(gatekeeper.admitted(caller, 1))
+                most = MAX_STREAMED_PIXELS if streams else MAX_OUTPUT_PIXELS
+                made = await enlarge(
+                    service, body, picture, timeout_s, caller.name, max_pixels=most
+                )
+                if streams and made.width * made.height > WHOLE_PIXELS:
+                    return await _streamed(made, stack.pop_all(), encoded)
+                return await sent(await made.whole(), body, encoded, as_file=as_file)
 
             return await unless_gone(request, work())
 
@@ -118,10 +117,10 @@ def add_upscaling(
         return await refuse(request, "edits of a picture")
 
 
-async def _streamed(made: Enlarged, admission: AsyncExitStack, encoded: Encoded) -> Response:
-    """A PNG that is sent while it is made; who asked has its place until then."""
-    pieces = _pieces(made, admission, encoded)
-    head = await anext(pieces)  # from here on the place is left whatever happens
+async def _streamed(made: Enlarged, taken: AsyncExitStack, encoded: Encoded) -> Response:
+    """A PNG that is sent while it is made; who asked has its place and room until then."""
+    pieces = _pieces(made, taken, encoded)
+    head = await anext(pieces)  # from here on they are given back whatever happens
     return StreamingResponse(
         chained(head, pieces),
         media_type="image/png",
@@ -130,9 +129,9 @@ async def _streamed(made: Enlarged, admission: AsyncExitStack, encoded: Encoded)
 
 
 async def _pieces(
-    made: Enlarged, admission: AsyncExitStack, encoded: Encoded
+    made: Enlarged, taken: AsyncExitStack, encoded: Encoded
 ) -> AsyncGenerator[bytes, None]:
-    async with admission, aclosing(png_pieces(made, encoded)) as pieces:
+    async with taken, aclosing(png_pieces(made, encoded)) as pieces:
         async for piece in pieces:
             yield piece
 

@@ -1,7 +1,8 @@
 """Pictures of any size as tiles of one size: those of all users and sizes share the batches.
 
 A tile overlaps its neighbours by the model's halo, so that what is kept of it is what the whole
-picture would have given. Beyond its edges a picture goes on with its last pixels.
+picture would have given, to a quarter of an 8-bit level. Beyond its edges a picture goes on with
+its last pixels.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from .decode import check_pixels, decoded, luma, of_pixels
 from .in_order import in_order
 from .service import ANYBODY, Generation, card_of, late_answer
 from .tiles import Tiling
+from .vips import LARGEST_SIDES_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +53,7 @@ __all__ = [
 MAX_IMAGE_BYTES = 128 << 20
 """Of a picture's file."""
 MAX_OUTPUT_PIXELS = 1 << 26
-"""Of what is made of it: 200 MB of RGB."""
+"""Of what is made of it: 200 MB of RGB, and twice as much of 16 bits."""
 MAX_STREAMED_PIXELS = 1 << 32
 """Of what is made of it, where nobody needs it whole: 16,384 px ×4 a side."""
 WHOLE_PIXELS = 1 << 22
@@ -61,9 +62,7 @@ TILES_AT_ONCE = 4, 32
 PIXELS_AT_ONCE = 1 << 19
 """Of a band that are on their way: 32 tiles of 128 px, and of larger ones fewer."""
 BANDS_AT_ONCE = 2
-"""Of a picture, beside the one that is being sent; of one that is wider than that, one."""
-LARGEST_SIDES_PX = {"webp": 16_383, "jpeg": 65_500}
-"""That a file of the format can have."""
+"""Of a picture, with the one that is being sent; of one that is wider than a band, one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Enlarged:
     profile: bytes
     """ICC profile of the colours; empty where the picture has none."""
     rows: AsyncGenerator[NDArray[Any], None]
-    """Pixels [h, W, C]: as soon as they are there, and a few ahead of who takes them."""
+    """Pixels [h, W, C], as soon as they are there; the next are made while these are used."""
     started: float
     """In seconds of ``time.monotonic``."""
 

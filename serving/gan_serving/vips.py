@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["VipsImage", "convert", "opened", "png", "said", "save"]
+__all__ = ["LARGEST_SIDES_PX", "VipsImage", "convert", "opened", "png", "said", "save"]
 
 DTYPES = {"uchar": np.uint8, "ushort": np.uint16}
 PROFILE = "icc-profile-data"
@@ -37,7 +37,10 @@ SAVED: dict[str, dict[str, Any]] = {
     ".tiff": {"compression": "deflate", "predictor": "horizontal", "bigtiff": True},
     ".webp": {"Q": 95},
 }
-"""How a file is written, by its name's end. JPEG and WebP have 8 bits."""
+"""How a file is written, by its name's end."""
+EIGHT_BITS = (".jpeg", ".jpg", ".webp")
+LARGEST_SIDES_PX = {"webp": 16_383, "jpeg": 65_500}
+"""That a file of the format can have."""
 PLAIN = ("b-w", "grey16", "srgb", "rgb", "rgb16", "multiband")
 
 
@@ -52,12 +55,16 @@ def _pyvips() -> Any:
 
 @contextmanager
 def said(what: str) -> Iterator[None]:
-    """Raises what libvips says as ``ValueError``, after ``what``."""
+    """Raises what libvips says as ``ValueError``, after ``what``.
+
+    It keeps what it says for all threads together: of two files that break in the same moment, one
+    may be told with the other's words, or with none.
+    """
     try:
         yield
     except _pyvips().Error as error:
         _, *details = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f"{what}: {details[-1] if details else 'it has no header'}") from error
+        raise ValueError(f"{what}: {details[-1] if details else 'it cannot be read'}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,8 +176,7 @@ def save(pixels: NDArray[Any], target: Path, profile: bytes = b"") -> None:
         OSError: it can't be written.
     """
     with _writing(target):
-        image = _image_of(pixels, profile)
-        image.write_to_file(str(target), **SAVED.get(target.suffix.lower(), {}))
+        _write(_image_of(pixels, profile), target)
 
 
 def convert(source: Path, target: Path) -> None:
@@ -181,7 +187,15 @@ def convert(source: Path, target: Path) -> None:
     """
     with _writing(target):
         image = _pyvips().Image.pngload(str(source), access="sequential", **STRICT)
-        image.write_to_file(str(target), **SAVED.get(target.suffix.lower(), {}))
+        _write(image, target)
+
+
+def _write(image: Any, target: Path) -> None:
+    suffix = target.suffix.lower()
+    if suffix in EIGHT_BITS and image.format == "ushort":  # it would round down
+        space = SPACES[np.dtype(np.uint8)][image.bands > 2]
+        image = (image / 257).rint().cast("uchar").copy(interpretation=space)
+    image.write_to_file(str(target), **SAVED.get(suffix, {}))
 
 
 def _image_of(pixels: NDArray[Any], profile: bytes) -> Any:

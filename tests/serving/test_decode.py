@@ -23,6 +23,7 @@ from gan_serving.decode import (
     MAX_PARTS,
     MAX_PROFILE_BYTES,
     MAX_SCANS,
+    START_OF_SCAN,
     Picture,
     decode,
     decoded,
@@ -227,6 +228,7 @@ UNSUPPORTED: dict[str, bytes] = {
     "bmp": BMP,
     "tiff of several": animation("TIFF"),
     "tiff of five channels": tiff_16(np.zeros((5, 7, 5), np.uint16)),
+    "tiff in ycbcr": saved(Image.fromarray(PIXELS).convert("YCbCr"), "TIFF"),
     "tiff of floats": saved(Image.fromarray(np.zeros((5, 7), np.float32)), "TIFF"),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
@@ -404,6 +406,22 @@ def test_what_cannot_be_read_downwards_may_be_less_large(monkeypatch: pytest.Mon
     for file in (saved(kind="WEBP"), saved(kind="JPEG", progressive=True)):
         with pytest.raises(PixelsExceeded, match="at most 34"):
             read(file)
+
+
+def test_a_tiffs_jpeg_may_be_in_ycbcr() -> None:
+    pixels = np.full((16, 16, 3), (200, 30, 90), np.uint8)
+    image = Image.fromarray(pixels).convert("YCbCr")
+    found = read(saved(image, "TIFF", compression="jpeg", quality=95))
+    assert np.abs(found.astype(int) - pixels).max() <= 3
+
+
+def test_markers_are_found_wherever_a_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = jpeg_of_scans(9)
+    expected = list(module._jpeg_parts(file))
+    assert expected.count(START_OF_SCAN) == 9
+    for most in range(1, 9):
+        monkeypatch.setattr(module, "SEARCHED_BYTES", most)
+        assert list(module._jpeg_parts(file)) == expected
 
 
 def test_decoding_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:

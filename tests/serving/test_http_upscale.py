@@ -16,12 +16,13 @@ from PIL import Image
 from gan_client.images import decoded
 from gan_core.card import ImageInput
 from gan_core.errors import Unavailable
+from gan_serving import http_upscale as module
 from gan_serving.encode import png
 from gan_serving.gatekeeper import Gatekeeper
 from gan_serving.gateway import create_app
 from gan_serving.keys import Caller, Keyring, add_key
 from gan_serving.readiness import Readiness
-from gan_serving.room import PICTURES_AT_ONCE
+from gan_serving.room import PICTURES_AT_ONCE, Room
 from gan_serving.service import ImageService
 from tests.serving.fake_engine import FakeEngine
 from tests.serving.graphs import card_of, doubled, watermark
@@ -312,6 +313,35 @@ def test_a_large_png_is_sent_while_it_is_made() -> None:
     assert "content-length" not in answer.headers
     assert (answer.headers["x-model"], answer.headers["x-model-version"]) == ("doubling", "1")
     np.testing.assert_array_equal(decoded(answer.content), doubled(picture))
+
+
+def test_room_is_given_back_once_all_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[Room] = []
+    free: list[int] = []
+
+    def room(size: int) -> Room:
+        rooms.append(Room(size))
+        free.append(size)
+        return rooms[0]
+
+    monkeypatch.setattr(module, "Room", room)
+    engine = tiled()
+    infer = engine.infer
+
+    async def noting(*given: Any) -> Any:
+        free.append(rooms[0].free)
+        return await infer(*given)
+
+    monkeypatch.setattr(engine, "infer", noting)
+    black = png(np.zeros((1100, 1000, 3), np.uint8))
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(URL, headers=AS_PNG, files={"image": black}, data=FORM)
+
+    assert using(ask, engine).status_code == 200
+    whole, *meanwhile = free
+    assert max(meanwhile) <= whole - len(black)
+    assert rooms[0].free == whole
 
 
 def test_what_fails_before_the_first_row_has_an_errors_status_and_leaves_its_place() -> None:

@@ -14,7 +14,7 @@ from gan_client import AsyncClient, Client
 from gan_core.errors import InvalidRequest, UnsupportedMedia
 from gan_serving.repository import publish
 from gan_serving.upscaling import WHOLE_PIXELS
-from gan_serving.vips import opened
+from gan_serving.vips import opened, save
 from tests.serving.graphs import (
     DEEP_OUTPUT,
     SOFTENED_INPUTS,
@@ -116,6 +116,48 @@ def test_16_bits_stay_16_in_files(
     found = opened(out.read_bytes(), {".png": "PNG", ".tif": "TIFF"}[out.suffix]).whole()
     assert found.dtype == np.uint16
     assert np.abs(found.astype(int) - softened(picture)).max() <= 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_files_of_one_name_and_several_kinds_are_written_at_once(
+    ways: dict[str, str], way: str, tmp_path: Path
+) -> None:
+    given = pictures(3)
+    names = ["out.png", "out.tif", "out.tiff"]
+
+    async def run() -> None:
+        async with AsyncClient(ways[way]) as client:
+            calls = (
+                client.images.upscale(picture, model=MODEL, out=tmp_path / name)
+                for picture, name in zip(given, names, strict=True)
+            )
+            await asyncio.gather(*calls)
+
+    asyncio.run(run())
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
+    for picture, name in zip(given, names, strict=True):
+        with Image.open(tmp_path / name) as found:
+            assert np.abs(np.asarray(found).astype(int) - softened(picture)).max() <= 1
+
+
+def test_what_a_file_cannot_hold_is_refused_before_it_is_made(
+    ways: dict[str, str], tmp_path: Path
+) -> None:
+    wide = np.zeros((1, 8_300, 3), np.uint8)
+    with (
+        Client(ways["local"]) as client,
+        pytest.raises(InvalidRequest, match=r"16600 px doesn't fit into \.webp") as refused,
+    ):
+        client.images.upscale(wide, model=MODEL, out=tmp_path / "out.webp")
+    assert refused.value.param == "out"
+    assert not list(tmp_path.iterdir())
+
+
+def test_16_bits_become_the_nearest_of_8(tmp_path: Path) -> None:
+    for level, nearest in ((500, 2), (65_300, 254)):
+        save(np.full((8, 8, 1), level, np.uint16), tmp_path / "a.jpg")
+        with Image.open(tmp_path / "a.jpg") as found:
+            assert np.unique(np.asarray(found)) == [nearest]
 
 
 @pytest.mark.parametrize("way", WAYS)

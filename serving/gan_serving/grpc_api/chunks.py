@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .image_service_pb2 import ImageChunk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from numpy.typing import NDArray
 
@@ -25,15 +26,18 @@ def split(data: bytes, head: ImageChunk) -> Iterator[ImageChunk]:
         yield _chunk(head, offset, data[offset : offset + CHUNK_BYTES], last=last)
 
 
-async def chunked(data: AsyncIterator[bytes], head: ImageChunk) -> AsyncIterator[ImageChunk]:
+async def chunked(
+    data: AsyncGenerator[bytes, None], head: ImageChunk
+) -> AsyncGenerator[ImageChunk, None]:
     """The same of an image whose data come little by little."""
     offset, waiting = 0, bytearray()
-    async for more in data:
-        waiting += more
-        while len(waiting) > CHUNK_BYTES:
-            yield _chunk(head, offset, bytes(waiting[:CHUNK_BYTES]), last=False)
-            del waiting[:CHUNK_BYTES]
-            offset += CHUNK_BYTES
+    async with aclosing(data):
+        async for more in data:
+            waiting += more
+            while len(waiting) > CHUNK_BYTES:
+                yield _chunk(head, offset, bytes(waiting[:CHUNK_BYTES]), last=False)
+                del waiting[:CHUNK_BYTES]
+                offset += CHUNK_BYTES
     yield _chunk(head, offset, bytes(waiting), last=True)
 
 

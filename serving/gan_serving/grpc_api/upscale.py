@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_core.latents import random_seed
-from gan_serving.encode import png_pieces
+from gan_serving.encode import PIECE_BYTES, png_pieces
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
 from gan_serving.room import PICTURES_AT_ONCE, Room
@@ -171,18 +173,21 @@ async def _once_made(
 
 
 async def _while_made(
-    index: int, messages: AsyncIterator[ImageChunk], share: Share, held: int
+    index: int, messages: AsyncGenerator[ImageChunk, None], share: Share, held: int
 ) -> AsyncGenerator[ImageChunk, None]:
     with naming(index):
-        async for message in messages:
-            yield message
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
     share.give(held)
 
 
 async def _pixels(made: Enlarged) -> AsyncGenerator[bytes, None]:
+    order = little_endian(made.bit_depth)
     async with aclosing(made.rows):
         async for rows in made.rows:
-            yield rows.astype(little_endian(made.bit_depth), copy=False).tobytes()
+            for part in np.array_split(rows, -(-rows.nbytes // PIECE_BYTES)):
+                yield await asyncio.to_thread(part.astype(order, copy=False).tobytes)
 
 
 async def _chained(first: T, others: AsyncIterator[T]) -> AsyncIterator[T]:
