@@ -119,15 +119,15 @@ def decode(data: File, channels: int, max_pixels: int) -> Picture:
         return _read(data, kind, image, channels)
 
 
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Make sure that a picture isn't too large.
+def check_pixels(width: int, height: int, max_pixels: int, why: str = "") -> None:
+    """Make sure that a picture isn't too large; ``why`` ends the error's text.
 
     Raises:
         PixelsExceeded: it is.
     """
     if width * height > max_pixels:
         raise PixelsExceeded(
-            f"image: {width} × {height} = {width * height:,} pixels; at most {max_pixels:,}",
+            f"image: {width} × {height} = {width * height:,} pixels; at most {max_pixels:,}{why}",
             param="image",
         )
 
@@ -219,7 +219,8 @@ def _read(data: File, kind: str, image: VipsImage, channels: int) -> Picture:
         upright = (image if in_order else opened(data, kind, in_order=False)).upright()
         return of_pixels(upright.whole(), channels, upright.profile)
     if not in_order:
-        check_pixels(image.width, image.height, WHOLE_PIXELS)
+        why = " where a file can't be read row by row (interlaced, turned, of tall tiles)"
+        check_pixels(image.width, image.height, WHOLE_PIXELS, why)
         image = opened(data, kind, in_order=False)
     image = image.upright()
     veiled = _whole_and_veiled(image)
