@@ -61,6 +61,12 @@ class Draws:
         return found.to(self.device)
 
     def poisson(self, rates: Tensor) -> Tensor:
-        """Counts of those rates."""
-        found = torch.poisson(rates.to(self.generator.device), self.generator)
-        return found.to(self.device)
+        """Counts of those rates.
+
+        How many random numbers they take depends on the last bit of the rates, which is a
+        machine's own: they come from a generator of theirs, so that what is drawn later is not.
+        """
+        device = self.generator.device
+        seed = torch.randint(2**62, (1,), generator=self.generator, device=device)
+        own = torch.Generator(device).manual_seed(int(seed))
+        return torch.poisson(rates.to(device), own).to(self.device)

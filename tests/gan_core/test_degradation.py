@@ -144,3 +144,12 @@ def test_what_is_seen_stays_the_same_picture() -> None:
     for seed in range(4):
         found = blind(images, 4, seeded(seed)).mean((2, 3))
         assert (found - clean).abs().max() < 0.1
+
+
+def test_what_is_drawn_after_counts_does_not_depend_on_their_rates() -> None:
+    found = []
+    for rate in (1.0, 200.0):
+        draws = Draws(seeded(), torch.device("cpu"))
+        draws.poisson(torch.full((99,), rate))
+        found.append(draws.uniform(9))
+    assert torch.equal(*found)
