@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .schema import Format
     from .upscaling import Enlarged
 
-__all__ = ["PIECE_BYTES", "Encoded", "PngWriter", "encode", "files", "png", "png_pieces"]
+__all__ = ["Encoded", "PngWriter", "encode", "files", "parts_of", "png", "png_pieces"]
 
 Encoded = Callable[[str, int, float], None]
 """Told of files that were made: format, how many, seconds."""
@@ -37,7 +37,7 @@ Encoded = Callable[[str, int, float], None]
 INLINE_BYTES = 1 << 16
 """So few pixels are a PNG in a tenth of a millisecond, sooner than a thread takes over."""
 PIECE_BYTES = 1 << 24
-"""Of pixels that are made into a piece of a file or stream."""
+"""Of pixels that become a piece of a file or stream at once."""
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 """PNG's colour type by channels: grey, grey with alpha, RGB, RGBA."""
@@ -159,16 +159,23 @@ async def png_pieces(made: Enlarged, encoded: Encoded) -> AsyncGenerator[bytes, 
     """The PNG of a picture that is being made larger, each piece as soon as it is there."""
     file = PngWriter(made.width, made.height, made.channels, made.profile, made.bit_depth)
     seconds = 0.0
-    async with aclosing(made.rows):
+    async with aclosing(parts_of(made)) as parts:
         yield file.head()
-        async for rows in made.rows:
-            for part in np.array_split(rows, -(-rows.nbytes // PIECE_BYTES)):
-                began = time.perf_counter()
-                piece = await asyncio.to_thread(file.rows, part)
-                seconds += time.perf_counter() - began
-                yield piece
+        async for part in parts:
+            began = time.perf_counter()
+            piece = await asyncio.to_thread(file.rows, part)
+            seconds += time.perf_counter() - began
+            yield piece
         encoded("png", 1, seconds)
         yield file.end()
+
+
+async def parts_of(made: Enlarged) -> AsyncGenerator[NDArray[Any], None]:
+    """The rows of a picture that is being made larger, a few at a time."""
+    async with aclosing(made.rows):
+        async for rows in made.rows:
+            for part in np.array_split(rows, -(-rows.nbytes // PIECE_BYTES)):
+                yield part
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

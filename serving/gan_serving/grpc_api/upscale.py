@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from gan_core.errors import DeadlineExceeded, InvalidRequest
 from gan_core.latents import random_seed
-from gan_serving.encode import PIECE_BYTES, png_pieces
+from gan_serving.encode import parts_of, png_pieces
 from gan_serving.in_order import in_order
 from gan_serving.numbered import naming, numbered
 from gan_serving.room import PICTURES_AT_ONCE, Room
@@ -184,10 +182,9 @@ async def _while_made(
 
 async def _pixels(made: Enlarged) -> AsyncGenerator[bytes, None]:
     order = little_endian(made.bit_depth)
-    async with aclosing(made.rows):
-        async for rows in made.rows:
-            for part in np.array_split(rows, -(-rows.nbytes // PIECE_BYTES)):
-                yield await asyncio.to_thread(part.astype(order, copy=False).tobytes)
+    async with aclosing(parts_of(made)) as parts:
+        async for part in parts:
+            yield await asyncio.to_thread(part.astype(order, copy=False).tobytes)
 
 
 async def _chained(first: T, others: AsyncIterator[T]) -> AsyncIterator[T]:
