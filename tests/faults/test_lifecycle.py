@@ -36,12 +36,11 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(
     if engine == "triton":
         request.getfixturevalue("has_triton")
     before = shared_memory()
-    with Serving(own, engine) as serving:
+    with Serving(own, engine) as serving, httpx.Client(timeout=60) as client:
         body = {"model": "slow", "label": 9, "n": 2}
         httpx.post(f"{serving.url}/v1/images/generations", json={**body, "label": 0}, timeout=60)
         family = psutil.Process(serving.process.pid).children(recursive=True)
         answers: list[int] = []
-        client = httpx.Client(timeout=60)
 
         def ask() -> None:
             url = f"{serving.url}/v1/images/generations"

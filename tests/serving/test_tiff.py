@@ -57,9 +57,8 @@ def test_libvips_own_files_are_understood(bigtiff: bool) -> None:
     assert not reads_downwards(image.tiffsave_buffer(bigtiff=bigtiff, tile_height=528, **tiles))
 
 
-@pytest.mark.parametrize("at", range(4, 30))
+@pytest.mark.parametrize("at", [4, 7, 8, 9, 10, 12, 20, 31])
 def test_a_file_that_ends_within_its_tags_is_broken(at: int) -> None:
     file = directory("<", {259: 1, 262: 2}, big=False)
-    if at < len(file):
-        with pytest.raises(ValueError, match="ends within its tags"):
-            reads_downwards(file[:at])
+    with pytest.raises(ValueError, match="ends within its tags"):
+        reads_downwards(file[:at])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -147,3 +147,22 @@ def test_in_process_a_picture_may_take_its_time_while_pieces_come() -> None:
 def test_in_process_a_piece_that_does_not_come_is_late() -> None:
     with pytest.raises(DeadlineExceeded):
         asyncio.run(pieces_of(enlarging(60.0), 0.1))
+
+
+def test_after_a_retry_pieces_may_take_as_long_as_without_one(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    async def pieces(_request: object, _picture: object, timeout_s: float) -> AsyncIterator[bytes]:
+        limits.append(timeout_s)
+        if len(limits) == 1:
+            await asyncio.sleep(0.2)
+            raise Unavailable("not yet", retry_after_s=0.0)
+        yield b"first"
+        yield b"second"
+
+    with Client(f"local:{repository}") as client:
+        monkeypatch.setattr(ServiceTransport, "upscale_png", staticmethod(pieces))
+        made = client.images.upscale(b"anything", model="doubling", timeout_s=9)
+    assert (made, limits) == (b"firstsecond", [9, 9])
